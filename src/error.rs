@@ -1,0 +1,88 @@
+//! Why the program as a whole cannot go on, and the status it exits with.
+//!
+//! What happens to one session is a [`crate::reason::Reason`] instead.
+
+use std::fmt;
+use std::process::ExitCode;
+
+use nix::errno::Errno;
+
+/// An exit status, after sysexits(3).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Status {
+    /// The connection was served or denied, or the server was asked to end.
+    Done = 0,
+    /// The command line is wrong.
+    Usage = 64,
+    /// No upstream could be reached.
+    Unavailable = 69,
+    /// The operating system refused something that should have worked.
+    System = 71,
+    /// A permission is lacking, to bind or to change ids.
+    NotPermitted = 77,
+    /// The configuration is wrong.
+    Config = 78,
+}
+
+impl From<Status> for ExitCode {
+    fn from(status: Status) -> ExitCode {
+        ExitCode::from(status as u8)
+    }
+}
+
+/// One line for a person, and an exit status for a script.
+#[derive(Debug)]
+pub struct Error {
+    status: Status,
+    line: String,
+}
+
+impl Error {
+    /// The command line is wrong in the way that `line` says.
+    pub fn usage(line: impl Into<String>) -> Error {
+        Error::new(Status::Usage, line)
+    }
+
+    /// The configuration is wrong in the way that `line` says.
+    pub fn config(line: impl Into<String>) -> Error {
+        Error::new(Status::Config, line)
+    }
+
+    /// A system call failed while doing `what`.
+    pub fn system(what: impl fmt::Display, errno: Errno) -> Error {
+        let status = match errno {
+            Errno::EACCES | Errno::EPERM => Status::NotPermitted,
+            _ => Status::System,
+        };
+        Error::new(status, format!("{what}: {}", errno.desc()))
+    }
+
+    /// As [`Error::system`], for a call of std's.
+    pub fn io(what: impl fmt::Display, error: &std::io::Error) -> Error {
+        match error.raw_os_error() {
+            Some(number) => Error::system(what, Errno::from_raw(number)),
+            None => Error::new(Status::System, format!("{what}: {error}")),
+        }
+    }
+
+    /// An error of any status.
+    pub fn new(status: Status, line: impl Into<String>) -> Error {
+        Error {
+            status,
+            line: line.into(),
+        }
+    }
+
+    /// The status to exit with.
+    pub fn status(&self) -> Status {
+        self.status
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.write_str(&self.line)
+    }
+}
+
+impl std::error::Error for Error {}

@@ -1,0 +1,12 @@
+//! `tcpproxy`, the per-connection TCP forwarder.
+
+#![deny(unsafe_code)]
+
+pub mod error;
+pub mod log;
+pub mod reason;
+pub mod source;
+#[expect(unsafe_code, reason = "this is where unsafe lives")]
+pub mod sys;
+pub mod value;
+pub mod wait;

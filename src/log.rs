@@ -1,0 +1,470 @@
+//! The only voice of the program: where lines go, how they look, and what is escaped in them.
+//!
+//! Lines go to syslog(3) by the syslog crate, to files and to the standard streams; never to a
+//! stream that is a client's socket. The connection to syslog is made when there is something to
+//! say. What comes from outside must pass [`escape`] on its way into a line.
+
+use std::cell::RefCell;
+use std::fmt::{Display, Write as _};
+use std::fs::{File, OpenOptions};
+use std::io::{self, IsTerminal, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::process;
+use std::time::SystemTime;
+
+use syslog::{LogFormat, Logger, LoggerBackend, Severity};
+
+use crate::error::{Error, Status};
+use crate::source::Streams;
+use crate::sys::{self, LocalTime};
+use crate::value::Complaint;
+
+/// How grave a line is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Level {
+    /// Something failed that should not.
+    Error,
+    /// Something is not as it was asked for, but service goes on.
+    Warning,
+    /// Worth knowing: the server's own life, and clients turned away.
+    Notice,
+    /// Sessions that open and close.
+    Info,
+    /// Steps in between.
+    Debug,
+}
+
+impl Level {
+    /// The levels by name, gravest first.
+    pub const WORDS: &[(&str, Level)] = &[
+        ("error", Level::Error),
+        ("warning", Level::Warning),
+        ("notice", Level::Notice),
+        ("info", Level::Info),
+        ("debug", Level::Debug),
+    ];
+}
+
+/// Where lines are to go.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Target {
+    /// syslog(3), facility daemon.
+    Syslog,
+    /// Standard error.
+    Stderr,
+    /// Standard output.
+    Stdout,
+    /// A file, appended to.
+    File(PathBuf),
+}
+
+impl Target {
+    /// Parses `syslog`, `stderr`, `stdout` or `file:PATH`.
+    pub fn parse(text: &str) -> Result<Target, Complaint> {
+        match text.strip_prefix("file:") {
+            Some("") => Err("'file:' needs a path, as in file:/var/log/tcpproxy.log".to_owned()),
+            Some(path) => Ok(Target::File(PathBuf::from(path))),
+            None => match text {
+                "syslog" => Ok(Target::Syslog),
+                "stderr" => Ok(Target::Stderr),
+                "stdout" => Ok(Target::Stdout),
+                _ => Err(format!(
+                    "'{}' is unknown: write syslog, stderr, stdout or file:PATH",
+                    escape(text)
+                )),
+            },
+        }
+    }
+}
+
+/// What was written about the log.
+#[derive(Debug, Default)]
+pub struct Settings {
+    /// The name under which lines are logged.
+    pub name: Option<String>,
+    /// The least grave level that is logged.
+    pub level: Option<Level>,
+    /// Where lines go; empty for the default.
+    pub targets: Vec<Target>,
+}
+
+/// The log: lines in, to every sink.
+pub struct Log {
+    name: String,
+    level: Level,
+    sinks: Vec<Sink>,
+    /// Standard error is there for people to read.
+    stderr: bool,
+}
+
+enum Sink {
+    Syslog(RefCell<Syslog>),
+    Stderr,
+    Stdout,
+    File(File),
+}
+
+/// The name under which lines are logged unless told otherwise.
+const NAME: &str = "tcpproxy";
+
+impl Log {
+    /// A log for what goes wrong before the settings are known: it has nothing but
+    /// [`Log::fatal`] to say, on standard error, or to syslog where that is the client.
+    pub fn at_start(streams: Streams) -> Log {
+        let stderr = !streams.stderr_is_client;
+        Log {
+            name: NAME.to_owned(),
+            level: Level::Error,
+            sinks: if stderr {
+                Vec::new()
+            } else {
+                vec![Sink::syslog(false)]
+            },
+            stderr,
+        }
+    }
+
+    /// A log as the settings want it. Without targets: syslog, and standard error too where a
+    /// server of our own runs on a terminal. Files are opened at once, with the ids of now.
+    pub fn open(settings: Settings, standalone: bool, streams: Streams) -> Result<Log, Error> {
+        let Settings {
+            name,
+            level,
+            targets,
+        } = settings;
+        let stderr = !streams.stderr_is_client;
+        let mut sinks = Vec::new();
+        for target in targets {
+            sinks.push(match target {
+                Target::Stderr if stderr => Sink::Stderr,
+                Target::Stdout if !streams.stdout_is_client => Sink::Stdout,
+                Target::File(path) => Sink::File(open_file(&path)?),
+                Target::Syslog | Target::Stderr | Target::Stdout => Sink::syslog(stderr),
+            });
+        }
+        if sinks.is_empty() {
+            let on_terminal = standalone && stderr && io::stderr().is_terminal();
+            sinks.push(Sink::syslog(stderr && !on_terminal));
+            if on_terminal {
+                sinks.push(Sink::Stderr);
+            }
+        }
+        Ok(Log {
+            name: name.unwrap_or_else(|| NAME.to_owned()),
+            level: level.unwrap_or(Level::Info),
+            sinks,
+            stderr,
+        })
+    }
+
+    /// Says why the program ends: on standard error, whatever the log's targets are, unless that
+    /// is the client; and in the log.
+    pub fn fatal(&self, error: &Error) {
+        let text = printable(error);
+        if self.stderr {
+            // Nobody is left to tell if this fails.
+            let _ = io::stderr().write_all(format!("{NAME}: {text}\n").as_bytes());
+        }
+        for sink in &self.sinks {
+            let written = match sink {
+                Sink::Stderr => Ok(()),
+                Sink::Syslog(syslog) => syslog.borrow_mut().write(Level::Error, &self.name, &text),
+                Sink::Stdout | Sink::File(_) => sink.write(Level::Error, &self.name, &text),
+            };
+            let _ = written;
+        }
+    }
+
+    /// Says what failed that should not.
+    pub fn error(&self, what: impl Display) {
+        self.line(Level::Error, what);
+    }
+
+    /// Says what is not as it was asked for.
+    pub fn warning(&self, what: impl Display) {
+        self.line(Level::Warning, what);
+    }
+
+    /// Says something worth knowing.
+    pub fn notice(&self, what: impl Display) {
+        self.line(Level::Notice, what);
+    }
+
+    /// Says what is going on.
+    pub fn info(&self, what: impl Display) {
+        self.line(Level::Info, what);
+    }
+
+    /// Says a step in between.
+    pub fn debug(&self, what: impl Display) {
+        self.line(Level::Debug, what);
+    }
+
+    /// One line, to every sink. A sink that cannot take it loses it: there is nobody to tell,
+    /// and a session must not wait for its log.
+    pub fn line(&self, level: Level, what: impl Display) {
+        if level > self.level {
+            return;
+        }
+        let text = printable(what);
+        for sink in &self.sinks {
+            let _ = sink.write(level, &self.name, &text);
+        }
+    }
+}
+
+/// The text of a line. Whatever was to be escaped has been; nobody forges a line even so.
+fn printable(what: impl Display) -> String {
+    let text = what.to_string();
+    match text.contains(char::is_control) {
+        true => text.replace(char::is_control, "?"),
+        false => text,
+    }
+}
+
+fn open_file(path: &Path) -> Result<File, Error> {
+    OpenOptions::new()
+        .append(true)
+        .create(true)
+        .mode(0o640)
+        .open(path)
+        .map_err(|error| {
+            let path = escape(path.as_os_str().as_encoded_bytes());
+            Error::io(format_args!("log file {path}"), &error)
+        })
+}
+
+impl Sink {
+    fn syslog(fall_back: bool) -> Sink {
+        Sink::Syslog(RefCell::new(Syslog {
+            connection: Connection::Untried,
+            fall_back,
+        }))
+    }
+
+    /// Writes one line with one write, so that lines of several processes do not mix.
+    fn write(&self, level: Level, name: &str, text: &str) -> io::Result<()> {
+        let tagged = || format!("{name}[{}]: {text}\n", process::id());
+        match self {
+            Sink::Syslog(syslog) => {
+                let mut syslog = syslog.borrow_mut();
+                syslog.write(level, name, text)?;
+                match syslog.falls_back() {
+                    true => Sink::Stderr.write(level, name, text),
+                    false => Ok(()),
+                }
+            }
+            Sink::Stderr => io::stderr().write_all(tagged().as_bytes()),
+            Sink::Stdout => io::stdout().write_all(tagged().as_bytes()),
+            Sink::File(file) => {
+                let mut file = file;
+                let time = timestamp(SystemTime::now(), 3);
+                file.write_all(format!("{time} {}", tagged()).as_bytes())
+            }
+        }
+    }
+}
+
+/// The system's log.
+struct Syslog {
+    connection: Connection,
+    /// Whether standard error takes its place where there is none.
+    fall_back: bool,
+}
+
+/// A connection to the system's log, made when it is first needed.
+enum Connection {
+    Untried,
+    Open(Box<Logger<LoggerBackend, Rfc3164>>),
+    Absent,
+}
+
+impl Syslog {
+    /// Writes a line if there is a system's log.
+    fn write(&mut self, level: Level, name: &str, text: &str) -> io::Result<()> {
+        if let Connection::Untried = self.connection {
+            self.connection = Syslog::connect().map_or(Connection::Absent, Connection::Open);
+        }
+        let Connection::Open(logger) = &mut self.connection else {
+            return Ok(());
+        };
+        let line = (name, text);
+        match level {
+            Level::Error => logger.err(line),
+            Level::Warning => logger.warning(line),
+            Level::Notice => logger.notice(line),
+            Level::Info => logger.info(line),
+            Level::Debug => logger.debug(line),
+        }
+        .map_err(io::Error::other)
+    }
+
+    /// Whether lines belong on standard error, as there is no system's log.
+    fn falls_back(&self) -> bool {
+        self.fall_back && matches!(self.connection, Connection::Absent)
+    }
+
+    /// Connects so that a full socket loses lines rather than delaying sessions.
+    fn connect() -> Option<Box<Logger<LoggerBackend, Rfc3164>>> {
+        let logger = syslog::unix(Rfc3164).ok()?;
+        match &logger.backend {
+            LoggerBackend::Unix(socket) => socket.set_nonblocking(true),
+            LoggerBackend::UnixStream(socket) => socket.get_ref().set_nonblocking(true),
+            LoggerBackend::Udp(..) | LoggerBackend::Tcp(_) => Ok(()),
+        }
+        .ok()?;
+        Some(Box::new(logger))
+    }
+}
+
+/// The form that syslog(3) writes to /dev/log: RFC 3164 without a host name. The crate's own
+/// `Formatter3164` fixes name and process id when it is made; ours outlives a fork.
+#[derive(Clone)]
+struct Rfc3164;
+
+/// Facility daemon, RFC 3164 §4.1.1.
+const DAEMON: u8 = 3 << 3;
+
+impl LogFormat<(&str, &str)> for Rfc3164 {
+    fn format<W: Write>(
+        &self,
+        to: &mut W,
+        severity: Severity,
+        (name, text): (&str, &str),
+    ) -> syslog::Result<()> {
+        const MONTHS: [&str; 12] = [
+            "Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec",
+        ];
+        let now = sys::local_time(SystemTime::now());
+        write!(
+            to,
+            "<{}>{} {:2} {:02}:{:02}:{:02} {name}[{}]: {text}",
+            DAEMON | severity as u8,
+            MONTHS[usize::from(now.month - 1)],
+            now.day,
+            now.hour,
+            now.minute,
+            now.second,
+            process::id(),
+        )
+        .map_err(syslog::Error::Write)
+    }
+}
+
+/// A moment as RFC 3339 has it, in local time with its offset, and so many digits (at most 6)
+/// after the second's point.
+pub fn timestamp(moment: SystemTime, digits: usize) -> String {
+    let LocalTime {
+        year,
+        month,
+        day,
+        hour,
+        minute,
+        second,
+        microsecond,
+        offset,
+    } = sys::local_time(moment);
+    let fraction = format!("{microsecond:06}");
+    let sign = if offset < 0 { '-' } else { '+' };
+    let (hours, minutes) = (offset.abs() / 60, offset.abs() % 60);
+    format!(
+        "{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{}{sign}{hours:02}:{minutes:02}",
+        &fraction[..digits]
+    )
+}
+
+/// Text from outside in a form that can be logged: what cannot be printed, and `\`, as escapes.
+/// Printable Unicode stays; bytes that are not UTF-8 become `\xNN`.
+pub fn escape(text: impl AsRef<[u8]>) -> String {
+    let mut escaped = String::new();
+    for chunk in text.as_ref().utf8_chunks() {
+        for c in chunk.valid().chars() {
+            match c {
+                '"' | '\'' => escaped.push(c),
+                '\0'..'\u{80}' if c.is_ascii_control() => hex(&mut escaped, c as u8),
+                _ => escaped.extend(c.escape_debug()),
+            }
+        }
+        for &byte in chunk.invalid() {
+            hex(&mut escaped, byte);
+        }
+    }
+    escaped
+}
+
+/// As [`escape`], and without blanks, so that it can be the value of a `key=value` pair.
+pub fn escape_word(text: impl AsRef<[u8]>) -> String {
+    escape(text).replace(' ', "\\x20")
+}
+
+fn hex(text: &mut String, byte: u8) {
+    // Writing to a String cannot fail.
+    let _ = write!(text, "\\x{byte:02x}");
+}
+
+/// Has a panic logged like everything else, instead of written to standard error, which may be
+/// a client's socket. The process then dies as the build profile says (release: SIGABRT).
+pub fn report_panics(streams: Streams) {
+    std::panic::set_hook(Box::new(move |panic| {
+        let payload = panic.payload();
+        let message = payload
+            .downcast_ref::<&str>()
+            .copied()
+            .or(payload.downcast_ref::<String>().map(String::as_str))
+            .map_or_else(|| "no message".to_owned(), escape);
+        let place: &dyn Display = match panic.location() {
+            Some(place) => place,
+            None => &"an unknown place",
+        };
+        Log::at_start(streams).fatal(&Error::new(
+            Status::System,
+            format!("internal error at {place}: {message}"),
+        ));
+    }));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_could_forge_or_garble_a_line_is_escaped() {
+        for (text, expected) in [
+            (&b"plain text"[..], "plain text"),
+            (b"a\nsession 1 closed:", "a\\x0asession 1 closed:"),
+            (b"\x1b[31mred\x7f", "\\x1b[31mred\\x7f"),
+            (
+                b"back\\slash 'single' \"double\"",
+                "back\\\\slash 'single' \"double\"",
+            ),
+            ("grün €".as_bytes(), "grün €"),
+            ("\u{202e}evil\u{85}".as_bytes(), "\\u{202e}evil\\u{85}"),
+            (b"\xff\xfe", "\\xff\\xfe"),
+        ] {
+            assert_eq!(escape(text), expected);
+        }
+        assert_eq!(escape_word("a b"), "a\\x20b");
+    }
+
+    #[test]
+    fn timestamps_are_rfc_3339() {
+        let stamp = timestamp(SystemTime::UNIX_EPOCH, 3);
+        assert_eq!(
+            stamp.len(),
+            "1970-01-01T00:00:00.000+00:00".len(),
+            "{stamp}"
+        );
+        assert_eq!(&stamp[10..11], "T");
+        assert_eq!(timestamp(SystemTime::UNIX_EPOCH, 6).len(), stamp.len() + 3);
+    }
+
+    #[test]
+    fn targets_are_a_closed_set() {
+        assert_eq!(Target::parse("syslog"), Ok(Target::Syslog));
+        assert_eq!(Target::parse("file:/a b"), Ok(Target::File("/a b".into())));
+        for text in ["", "file:", "File:/x", "syslogs"] {
+            assert!(Target::parse(text).is_err(), "{text}");
+        }
+    }
+}

@@ -1,0 +1,210 @@
+//! Sockets that were handed over: by inetd and its kin on descriptor 0, by systemd from
+//! descriptor 3 on (sd_listen_fds(3)).
+
+use std::env;
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::process;
+
+use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, fcntl};
+use nix::sys::socket::sockopt::{AcceptConn, SockType as SocketType};
+use nix::sys::socket::{
+    AddressFamily, SockType, SockaddrLike, SockaddrStorage, getpeername, getsockname, getsockopt,
+};
+use nix::sys::stat::fstat;
+use nix::unistd::{dup2_stderr, dup2_stdin, dup2_stdout};
+
+use super::{Client, Endpoint, INETD_WAIT_IDLE, Listener, Listeners, Origin, Source};
+use crate::error::Error;
+use crate::sys;
+
+/// The first descriptor that a service manager passes (sd_listen_fds(3)).
+const FIRST_PASSED: i32 = 3;
+
+/// Which standard streams were a client's socket when the process started. inetd and xinetd put
+/// it on 0, 1 and 2, and nothing but data may ever reach it.
+#[derive(Debug, Clone, Copy)]
+pub struct Streams {
+    /// Standard output was.
+    pub stdout_is_client: bool,
+    /// Standard error was.
+    pub stderr_is_client: bool,
+}
+
+impl Streams {
+    /// Looks at the standard streams. Where standard error is a client's socket, puts /dev/null
+    /// in its place, so that not even a dying runtime can write there.
+    pub fn shielded() -> Result<Streams, Error> {
+        let streams = Streams {
+            stdout_is_client: may_be_client(io::stdout().as_fd()),
+            stderr_is_client: may_be_client(io::stderr().as_fd()),
+        };
+        if streams.stderr_is_client {
+            dup2_stderr(null_device()?).map_err(|errno| Error::system("dup2", errno))?;
+        }
+        Ok(streams)
+    }
+}
+
+fn null_device() -> Result<File, Error> {
+    let device = OpenOptions::new().read(true).write(true).open("/dev/null");
+    device.map_err(|error| Error::io("/dev/null", &error))
+}
+
+/// Whether a standard stream leads to a client: an Internet socket always does; a unix-domain
+/// one may be the journal's, and is the client's if it is the one that was handed over.
+fn may_be_client(stream: BorrowedFd) -> bool {
+    let Ok(local) = getsockname::<SockaddrStorage>(stream.as_raw_fd()) else {
+        return false;
+    };
+    match local.family() {
+        Some(AddressFamily::Inet | AddressFamily::Inet6) => true,
+        _ => {
+            let same = |other: BorrowedFd| match (fstat(stream), fstat(other)) {
+                (Ok(a), Ok(b)) => (a.st_dev, a.st_ino) == (b.st_dev, b.st_ino),
+                _ => false,
+            };
+            same(io::stdin().as_fd())
+                || sys::borrow_inherited(FIRST_PASSED).is_some_and(|passed| same(passed.as_fd()))
+        }
+    }
+}
+
+/// What systemd (or another service manager that speaks its protocol) has passed to this
+/// process; `None` if nothing.
+pub(super) fn from_service_manager(streams: Streams) -> Result<Option<Source>, Error> {
+    let count = match (env::var("LISTEN_PID"), env::var("LISTEN_FDS")) {
+        (Ok(pid), Ok(count)) if pid == process::id().to_string() => count,
+        _ => return Ok(None),
+    };
+    let count: i32 = count
+        .parse()
+        .ok()
+        .filter(|count| (0..=1024).contains(count))
+        .ok_or_else(|| {
+            Error::usage("LISTEN_FDS is not a number of descriptors, as sd_listen_fds(3) has it")
+        })?;
+    let mut listeners = Vec::new();
+    for fd in FIRST_PASSED..FIRST_PASSED + count {
+        let place = format!("descriptor {fd} (LISTEN_FDS)");
+        let socket = sys::adopt(fd).ok_or_else(|| {
+            Error::usage(format!("{place} is not open: nothing was passed there"))
+        })?;
+        match examine(socket, &place)? {
+            Found::Listener(listener) => listeners.push(listener),
+            Found::Connection(..) | Found::Gone if count > 1 => {
+                return Err(Error::usage(format!(
+                    "{place} is a connection among {count} sockets: pass one connection, \
+                     or listening sockets only"
+                )));
+            }
+            Found::Connection(socket, address) => {
+                return connection(socket, address, streams).map(Some);
+            }
+            Found::Gone => return Ok(Some(Source::Gone)),
+            Found::OtherFile => {
+                return Err(Error::usage(format!("{place} is not a socket")));
+            }
+        }
+    }
+    Ok(
+        (!listeners.is_empty()).then_some(Source::Listeners(Listeners {
+            sockets: listeners,
+            until_idle: None,
+        })),
+    )
+}
+
+/// What inetd or one of its kin has put on descriptor 0; `None` if that is not a socket.
+pub(super) fn from_standard_input(streams: Streams) -> Result<Option<Source>, Error> {
+    let Some(socket) = sys::adopt(0) else {
+        return Ok(None);
+    };
+    match examine(socket, "descriptor 0")? {
+        Found::Connection(socket, address) => connection(socket, address, streams).map(Some),
+        Found::Gone => Ok(Some(Source::Gone)),
+        Found::Listener(listener) => {
+            let listener = move_above_standard_streams(listener, streams)?;
+            Ok(Some(Source::Listeners(Listeners {
+                sockets: vec![listener],
+                until_idle: Some(INETD_WAIT_IDLE),
+            })))
+        }
+        Found::OtherFile => Ok(None),
+    }
+}
+
+/// inetd passes a listener on 0, 1 and 2. Sessions must not hold it, but need those descriptors
+/// to be something: /dev/null takes its place.
+fn move_above_standard_streams(listener: Listener, streams: Streams) -> Result<Listener, Error> {
+    let system = |errno| Error::system("dup", errno);
+    let above = fcntl(&listener.socket, FcntlArg::F_DUPFD_CLOEXEC(FIRST_PASSED)).map_err(system)?;
+    let socket = sys::adopt(above).ok_or_else(|| system(Errno::EBADF))?;
+    let null = null_device()?;
+    dup2_stdin(&null).map_err(system)?;
+    if streams.stdout_is_client {
+        dup2_stdout(&null).map_err(system)?;
+    }
+    // Descriptor 0 is the null device's now, and stays open.
+    std::mem::forget(listener.socket);
+    Ok(Listener {
+        socket,
+        local: listener.local,
+    })
+}
+
+/// What a descriptor turned out to be.
+enum Found {
+    Connection(OwnedFd, Endpoint),
+    Listener(Listener),
+    /// A stream socket without a peer: the client reset the connection before we looked.
+    Gone,
+    OtherFile,
+}
+
+fn examine(fd: OwnedFd, place: &str) -> Result<Found, Error> {
+    let kind = match getsockopt(&fd, SocketType) {
+        Ok(kind) => kind,
+        Err(_) => {
+            // Descriptor 0 must stay open, or the next file would become it.
+            std::mem::forget(fd);
+            return Ok(Found::OtherFile);
+        }
+    };
+    if kind != SockType::Stream {
+        return Err(Error::usage(format!(
+            "{place} is a socket, but not a stream: tcpproxy serves TCP and unix stream sockets"
+        )));
+    }
+    let unsupported = || {
+        Error::usage(format!(
+            "{place} is a socket of another family than IPv4, IPv6 and unix"
+        ))
+    };
+    if getsockopt(&fd, AcceptConn).unwrap_or(false) {
+        let local = Endpoint::local(fd.as_fd()).ok_or_else(unsupported)?;
+        return Ok(Found::Listener(Listener { socket: fd, local }));
+    }
+    match getpeername::<SockaddrStorage>(fd.as_raw_fd()) {
+        Ok(peer) => {
+            let address = Endpoint::from_address(&peer).ok_or_else(unsupported)?;
+            Ok(Found::Connection(fd, address))
+        }
+        Err(Errno::ENOTCONN) => Ok(Found::Gone),
+        Err(errno) => Err(Error::system(format_args!("{place}: getpeername"), errno)),
+    }
+}
+
+fn connection(socket: OwnedFd, address: Endpoint, streams: Streams) -> Result<Source, Error> {
+    let local = Endpoint::local(socket.as_fd()).unwrap_or(Endpoint::Unix);
+    Ok(Source::Connection(Client {
+        socket,
+        address,
+        local,
+        origin: Origin::Inherited {
+            on_stderr: streams.stderr_is_client,
+        },
+    }))
+}

@@ -1,0 +1,193 @@
+//! Where connected sockets come from: handed over by a super-server, or from listeners.
+//!
+//! [`find`] decides which, in the order the manual gives. A connection leaves this room as a
+//! [`Client`], whichever way it came.
+
+mod bound;
+mod inherited;
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::process;
+use std::time::Duration;
+
+use nix::sys::socket::{SockaddrStorage, getsockname};
+
+use crate::error::Error;
+use crate::log::Log;
+use crate::sys;
+
+pub use bound::{Bind, Interface};
+pub use inherited::Streams;
+
+/// What there is to serve.
+pub enum Source {
+    /// One connection that was handed over.
+    Connection(Client),
+    /// One connection that was handed over, and was gone before we could look at it.
+    Gone,
+    /// Listening sockets, ours or handed over.
+    Listeners(Listeners),
+}
+
+/// Listening sockets, and how long to serve them.
+pub struct Listeners {
+    /// The sockets; at least one.
+    pub sockets: Vec<Listener>,
+    /// Whether to end after so long without a session (inetd's `wait` expects its server to).
+    pub until_idle: Option<Duration>,
+}
+
+/// A listening socket.
+pub struct Listener {
+    /// The socket.
+    pub socket: OwnedFd,
+    /// The address it listens on.
+    pub local: Endpoint,
+}
+
+/// After so long without a session, a server that inetd started with `wait` ends, and inetd
+/// listens again.
+const INETD_WAIT_IDLE: Duration = Duration::from_secs(60);
+
+/// Finds what there is to serve: own listeners if asked for, else what systemd passed, else what
+/// descriptor 0 is.
+pub fn find(
+    standalone: bool,
+    binds: &[Bind],
+    streams: Streams,
+    log: &Log,
+) -> Result<Source, Error> {
+    if standalone {
+        return bound::listen(binds, log).map(|sockets| {
+            Source::Listeners(Listeners {
+                sockets,
+                until_idle: None,
+            })
+        });
+    }
+    if let Some(source) = inherited::from_service_manager(streams)? {
+        return Ok(source);
+    }
+    if let Some(source) = inherited::from_standard_input(streams)? {
+        return Ok(source);
+    }
+    Err(Error::usage(
+        "no connection to serve: start tcpproxy from inetd or a systemd socket unit, \
+         or with -b [interface:]port to listen itself",
+    ))
+}
+
+/// One end of a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Endpoint {
+    /// An IP address and TCP port. IPv4-mapped IPv6 addresses are held as IPv4.
+    Inet(SocketAddr),
+    /// A unix-domain socket.
+    Unix,
+}
+
+impl Endpoint {
+    /// The endpoint that a socket address stands for; `None` for families we do not serve.
+    pub fn from_address(address: &SockaddrStorage) -> Option<Endpoint> {
+        let inet = |address: SocketAddr| {
+            // rinetd compares the mapped form as text, and so lets denied clients in.
+            Endpoint::Inet(SocketAddr::new(address.ip().to_canonical(), address.port()))
+        };
+        if let Some(v4) = address.as_sockaddr_in() {
+            return Some(inet(SocketAddr::V4((*v4).into())));
+        }
+        if let Some(v6) = address.as_sockaddr_in6() {
+            let v6 = std::net::SocketAddrV6::from(*v6);
+            return Some(match v6.ip().to_ipv4_mapped() {
+                Some(_) => inet(SocketAddr::V6(v6)),
+                None => Endpoint::Inet(SocketAddr::V6(v6)),
+            });
+        }
+        address.as_unix_addr().map(|_| Endpoint::Unix)
+    }
+
+    /// The local endpoint of a socket.
+    pub fn local(socket: BorrowedFd) -> Option<Endpoint> {
+        use std::os::fd::AsRawFd;
+        let address = getsockname::<SockaddrStorage>(socket.as_raw_fd()).ok()?;
+        Endpoint::from_address(&address)
+    }
+
+    /// The TCP port, if it has one.
+    pub fn port(&self) -> Option<u16> {
+        match self {
+            Endpoint::Inet(address) => Some(address.port()),
+            Endpoint::Unix => None,
+        }
+    }
+
+    /// The address without the port, as programs and rules see it; `unix` if it is none.
+    pub fn host(&self) -> String {
+        match self {
+            Endpoint::Inet(address) => address.ip().to_string(),
+            Endpoint::Unix => "unix".to_owned(),
+        }
+    }
+}
+
+impl fmt::Display for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        match self {
+            Endpoint::Inet(address) => write!(f, "{address}"),
+            Endpoint::Unix => f.write_str("unix"),
+        }
+    }
+}
+
+/// A connected client, before anything was decided about it.
+pub struct Client {
+    /// Its connection.
+    pub socket: OwnedFd,
+    /// Its own end.
+    pub address: Endpoint,
+    /// Our end: what it connected to.
+    pub local: Endpoint,
+    /// How it got here.
+    pub origin: Origin,
+}
+
+/// How a client got to the process that serves it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Origin {
+    /// A super-server started this process for it.
+    Inherited {
+        /// Whether descriptor 2 was its socket too, as inetd has it.
+        on_stderr: bool,
+    },
+    /// Our supervisor accepted it.
+    Accepted {
+        /// The session's serial number, from 1.
+        serial: u64,
+    },
+}
+
+impl Client {
+    /// Accepts the next client of a listener.
+    pub fn accept(listener: &Listener, serial: u64) -> nix::Result<Client> {
+        let (socket, address) = sys::accept(listener.socket.as_fd())?;
+        let address = address.as_ref().and_then(Endpoint::from_address);
+        let local = Endpoint::local(socket.as_fd());
+        Ok(Client {
+            socket,
+            address: address.unwrap_or(Endpoint::Unix),
+            local: local.unwrap_or(listener.local),
+            origin: Origin::Accepted { serial },
+        })
+    }
+
+    /// The session's number in the log and for programs: the serial number, or the process id
+    /// where the process serves nobody else.
+    pub fn session(&self) -> u64 {
+        match self.origin {
+            Origin::Inherited { .. } => u64::from(process::id()),
+            Origin::Accepted { serial } => serial,
+        }
+    }
+}

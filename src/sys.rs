@@ -1,0 +1,294 @@
+//! Every `unsafe` line of the program, behind functions that are safe to call.
+//!
+//! What std and nix offer safely is not wrapped again. The program never starts a thread; the
+//! functions that rely on that (fork, services(5), local time) say so.
+
+use std::ffi::{CStr, CString};
+use std::io;
+use std::mem::MaybeUninit;
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::process::CommandExt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::process::Command;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, SigmaskHow, Signal};
+use nix::sys::socket::{SockaddrLike, SockaddrStorage};
+use nix::unistd::{ForkResult, Pid};
+
+/// Which watched signals have arrived and were not asked about yet: bit N is signal N.
+static ARRIVED: AtomicU64 = AtomicU64::new(0);
+
+extern "C" fn note_arrival(signal: libc::c_int) {
+    ARRIVED.fetch_or(1 << signal, Ordering::Relaxed);
+}
+
+/// Has these signals noted, for [`signal_arrived`], and blocks them, so that they interrupt
+/// nothing but the waits that let them in (ppoll(2) with an empty mask).
+pub fn watch_signals(signals: &[Signal]) -> nix::Result<()> {
+    let mut blocked = SigSet::empty();
+    let action = SigAction::new(
+        SigHandler::Handler(note_arrival),
+        SaFlags::empty(),
+        SigSet::empty(),
+    );
+    for &signal in signals {
+        blocked.add(signal);
+        // SAFETY: the handler only sets a bit in an atomic, which signal-safety(7) allows at any
+        // moment.
+        unsafe { nix::sys::signal::sigaction(signal, &action) }?;
+    }
+    nix::sys::signal::sigprocmask(SigmaskHow::SIG_BLOCK, Some(&blocked), None)
+}
+
+/// Whether a watched signal has arrived, and was not [taken](take_signal) yet.
+pub fn signal_arrived(signal: Signal) -> bool {
+    ARRIVED.load(Ordering::Relaxed) & bit(signal) != 0
+}
+
+/// Whether a watched signal has arrived since this was last asked of it.
+pub fn take_signal(signal: Signal) -> bool {
+    ARRIVED.fetch_and(!bit(signal), Ordering::Relaxed) & bit(signal) != 0
+}
+
+fn bit(signal: Signal) -> u64 {
+    1 << signal as libc::c_int
+}
+
+/// Gives one signal the system's default effect.
+pub fn restore_default(signal: Signal) -> nix::Result<()> {
+    // SAFETY: no handler is installed, so nothing of ours runs in signal context.
+    unsafe { nix::sys::signal::signal(signal, SigHandler::SigDfl) }.map(drop)
+}
+
+/// Has one signal ignored. Programs that are started later do not inherit this: see
+/// [`start_clean`].
+pub fn ignore(signal: Signal) -> nix::Result<()> {
+    // SAFETY: no handler is installed, so nothing of ours runs in signal context.
+    unsafe { nix::sys::signal::signal(signal, SigHandler::SigIgn) }.map(drop)
+}
+
+/// Has the program start with every signal at its default and none blocked, and with no
+/// descriptor above 2, whatever we or our own parent left behind. Works for `spawn` and `exec`.
+pub fn start_clean(command: &mut Command) {
+    let clean = || {
+        for signal in 1..=libc::SIGRTMAX() {
+            // SAFETY: signal(2) with SIG_DFL runs nothing of ours, and is async-signal-safe. It
+            // refuses SIGKILL, SIGSTOP and libc's own two, which cannot be ignored by anybody.
+            unsafe { libc::signal(signal, libc::SIG_DFL) };
+        }
+        SigSet::empty().thread_set_mask()?;
+        // SAFETY: close_range(2) with CLOEXEC closes nothing yet, so that the descriptor by
+        // which std reports a failed exec still works.
+        let done = unsafe {
+            libc::syscall(
+                libc::SYS_close_range,
+                3 as libc::c_uint,
+                libc::c_uint::MAX,
+                libc::CLOSE_RANGE_CLOEXEC,
+            )
+        };
+        Errno::result(done).map(drop).map_err(io::Error::from)
+    };
+    // SAFETY: the closure only makes async-signal-safe system calls; it neither allocates nor
+    // takes a lock, as pre_exec asks of what runs between fork and exec.
+    unsafe { command.pre_exec(clean) };
+}
+
+/// Forks a child that does its work and exits with the status this returns. Signals that arrived
+/// for the parent are not the child's. A panic ends the child as SIGABRT does, and goes no
+/// further up than here.
+pub fn fork(work: impl FnOnce() -> i32) -> nix::Result<Pid> {
+    // SAFETY: the program never has a second thread, so no lock can be held by a thread that
+    // the child lacks, and the child may do whatever any process may.
+    match unsafe { nix::unistd::fork() }? {
+        ForkResult::Parent { child } => Ok(child),
+        ForkResult::Child => {
+            ARRIVED.store(0, Ordering::Relaxed);
+            match catch_unwind(AssertUnwindSafe(work)) {
+                Ok(status) => exit_now(status),
+                Err(_) => std::process::abort(),
+            }
+        }
+    }
+}
+
+/// Ends the process at once: no destructor or exit handler that the parent set up is run.
+pub fn exit_now(status: i32) -> ! {
+    // SAFETY: _exit(2) has no precondition, and does not return.
+    unsafe { libc::_exit(status) }
+}
+
+/// Borrows a descriptor by its number. `None` if there is no such descriptor.
+pub fn borrow_inherited(fd: RawFd) -> Option<BorrowedFd<'static>> {
+    // SAFETY: F_GETFD reads a flag; a number that is no descriptor gives EBADF.
+    let open = unsafe { libc::fcntl(fd, libc::F_GETFD) } != -1;
+    // SAFETY: it is open. It was so when the process started, and callers look at it before
+    // anything is closed.
+    open.then(|| unsafe { BorrowedFd::borrow_raw(fd) })
+}
+
+/// Takes over a descriptor that was inherited from whoever started this process. `None` if there
+/// is no such descriptor.
+pub fn adopt(fd: RawFd) -> Option<OwnedFd> {
+    borrow_inherited(fd)?;
+    // SAFETY: it is open, and was passed to this process to be its own. Nothing else here owns
+    // it: std only ever borrows 0, 1 and 2, and `adopt` is called once per descriptor, at start.
+    Some(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// accept4(2) with close-on-exec, and the peer's address as it was when the connection was made
+/// (a peer that has reset it since has none any more).
+pub fn accept(listener: BorrowedFd) -> nix::Result<(OwnedFd, Option<SockaddrStorage>)> {
+    let mut address = MaybeUninit::<libc::sockaddr_storage>::zeroed();
+    let mut length = size_of::<libc::sockaddr_storage>() as libc::socklen_t;
+    // SAFETY: the address is writable for the length given, which is its size.
+    let fd = unsafe {
+        libc::accept4(
+            listener.as_raw_fd(),
+            address.as_mut_ptr().cast(),
+            &raw mut length,
+            libc::SOCK_CLOEXEC,
+        )
+    };
+    let fd = Errno::result(fd)?;
+    // SAFETY: the kernel has just made this descriptor for us.
+    let socket = unsafe { OwnedFd::from_raw_fd(fd) };
+    // SAFETY: the kernel has written an address of this length; the rest is zero.
+    let address = unsafe { SockaddrStorage::from_raw(address.as_ptr().cast(), Some(length)) };
+    Ok((socket, address))
+}
+
+/// Aborts a TCP connection: its peer sees a reset at once (RFC 9293 §3.10.5), whoever else
+/// still holds the socket. Undelivered data is discarded. Fails for other kinds of socket.
+pub fn abort_connection(socket: BorrowedFd) -> nix::Result<()> {
+    let unspecified = libc::sockaddr {
+        sa_family: libc::AF_UNSPEC as libc::sa_family_t,
+        sa_data: [0; 14],
+    };
+    // SAFETY: the address lives until the call returns, and the length is its size.
+    let done = unsafe {
+        libc::connect(
+            socket.as_raw_fd(),
+            &raw const unspecified,
+            size_of_val(&unspecified) as libc::socklen_t,
+        )
+    };
+    Errno::result(done).map(drop)
+}
+
+/// Bytes that were written to a socket and that its peer has not acknowledged yet (tcp(7),
+/// SIOCOUTQ).
+pub fn bytes_in_flight(socket: BorrowedFd) -> nix::Result<usize> {
+    let mut count: libc::c_int = 0;
+    // SAFETY: SIOCOUTQ (the same as TIOCOUTQ) stores one int, for which `count` is the place.
+    let done = unsafe { libc::ioctl(socket.as_raw_fd(), libc::TIOCOUTQ, &raw mut count) };
+    Errno::result(done)?;
+    Ok(usize::try_from(count).unwrap_or(0))
+}
+
+/// A descriptor that becomes readable when the child has ended (pidfd_open(2), Linux 5.3).
+pub fn watch_child(child: Pid) -> nix::Result<OwnedFd> {
+    // SAFETY: the call takes two integers.
+    let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, child.as_raw(), 0) };
+    let fd = Errno::result(fd)?;
+    // SAFETY: the kernel has just made this descriptor for us.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd as RawFd) })
+}
+
+/// The TCP port that services(5) has under this name.
+pub fn port_by_name(name: &str) -> Option<u16> {
+    let name = CString::new(name).ok()?;
+    // SAFETY: both strings end in NUL. The result points to static memory that only another such
+    // call overwrites, and there is no other thread; it is copied before the function returns.
+    unsafe {
+        let entry = libc::getservbyname(name.as_ptr(), c"tcp".as_ptr());
+        (!entry.is_null()).then(|| u16::from_be((*entry).s_port as u16))
+    }
+}
+
+/// The name of an address in the system's name services (getnameinfo(3)); `None` if it has none.
+/// May take as long as a name server does.
+pub fn name_by_address(address: IpAddr) -> Option<String> {
+    let address = SockaddrStorage::from(SocketAddr::new(address, 0));
+    let mut name = [0 as libc::c_char; libc::NI_MAXHOST as usize];
+    // SAFETY: the address is valid for its length, the buffer is writable for its own, and no
+    // service name is asked for.
+    let failure = unsafe {
+        libc::getnameinfo(
+            address.as_ptr(),
+            address.len(),
+            name.as_mut_ptr(),
+            name.len() as libc::socklen_t,
+            std::ptr::null_mut(),
+            0,
+            libc::NI_NAMEREQD,
+        )
+    };
+    if failure != 0 {
+        return None;
+    }
+    // SAFETY: on success the buffer holds a string that ends in NUL.
+    let name = unsafe { CStr::from_ptr(name.as_ptr()) };
+    name.to_str().ok().map(str::to_owned)
+}
+
+/// A moment in the local time zone.
+#[derive(Debug, Clone, Copy)]
+pub struct LocalTime {
+    /// Year of the Common Era.
+    pub year: i32,
+    /// 1 to 12.
+    pub month: u8,
+    /// 1 to 31.
+    pub day: u8,
+    /// 0 to 23.
+    pub hour: u8,
+    /// 0 to 59.
+    pub minute: u8,
+    /// 0 to 60.
+    pub second: u8,
+    /// 0 to 999,999.
+    pub microsecond: u32,
+    /// Minutes east of UTC.
+    pub offset: i32,
+}
+
+/// The local time of a moment, as TZ or /etc/localtime has it.
+pub fn local_time(moment: SystemTime) -> LocalTime {
+    let since_epoch = moment.duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
+    let seconds = since_epoch.as_secs() as libc::time_t;
+    let mut fields = MaybeUninit::<libc::tm>::zeroed();
+    // SAFETY: both pointers are valid, and all-zero bytes are a valid `tm`, so it is initialised
+    // whether the call succeeds or not. Reading TZ is sound as no other thread changes it.
+    let fields = unsafe {
+        libc::localtime_r(&raw const seconds, fields.as_mut_ptr());
+        fields.assume_init()
+    };
+    LocalTime {
+        year: fields.tm_year + 1900,
+        month: fields.tm_mon as u8 + 1,
+        day: fields.tm_mday as u8,
+        hour: fields.tm_hour as u8,
+        minute: fields.tm_min as u8,
+        second: fields.tm_sec as u8,
+        microsecond: since_epoch.subsec_micros(),
+        offset: (fields.tm_gmtoff / 60) as i32,
+    }
+}
+
+/// Whether calls on a descriptor wait (`O_NONBLOCK` off). The flag belongs to the open file, and
+/// so is shared with whoever else holds it. Costs one system call if nothing is to be changed.
+pub fn set_blocking(fd: BorrowedFd, blocking: bool) -> nix::Result<()> {
+    let flags = OFlag::from_bits_retain(fcntl(fd, FcntlArg::F_GETFL)?);
+    let mut wanted = flags;
+    wanted.set(OFlag::O_NONBLOCK, !blocking);
+    if wanted != flags {
+        fcntl(fd, FcntlArg::F_SETFL(wanted))?;
+    }
+    Ok(())
+}

@@ -1,0 +1,314 @@
+//! The values that settings take: text in, a type out, or a sentence that says what would be right.
+//!
+//! A parser returns the complaint without the setting's name: whoever knows where the text stood
+//! (an option, later a line of a file) puts that in front.
+
+use std::time::Duration;
+
+use crate::log::escape;
+use crate::sys;
+
+/// What is wrong with a value, and what would be right.
+pub type Complaint = String;
+
+/// Times above this are taken for mistakes: 100 years, in seconds.
+const LONGEST: f64 = 100.0 * 366.0 * 86_400.0;
+
+/// A time: a decimal number of seconds, or one with `ms`, `s`, `m` or `h`.
+pub fn seconds(text: &str) -> Result<Duration, Complaint> {
+    let digits_end = text
+        .find(|c: char| !c.is_ascii_digit() && c != '.')
+        .unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits_end);
+    let factor = match unit {
+        "ms" => 0.001,
+        "" | "s" => 1.0,
+        "m" => 60.0,
+        "h" => 3600.0,
+        _ => f64::NAN,
+    };
+    let amount = number.parse::<f64>().unwrap_or(f64::NAN) * factor;
+    if amount.is_nan() {
+        return Err(format!(
+            "'{}' is not a time: write seconds, or a number with ms, s, m or h, as in 60, 500ms or 2m",
+            escape(text)
+        ));
+    }
+    if amount > LONGEST {
+        return Err(format!(
+            "'{}' is out of range: write at most 100 years",
+            escape(text)
+        ));
+    }
+    Ok(Duration::from_secs_f64(amount))
+}
+
+/// A time for which 0 means that there is no limit.
+pub fn seconds_or_never(text: &str) -> Result<Option<Duration>, Complaint> {
+    seconds(text).map(|time| (!time.is_zero()).then_some(time))
+}
+
+/// A time above 0.
+pub fn some_seconds(text: &str) -> Result<Duration, Complaint> {
+    match seconds(text)? {
+        Duration::ZERO => Err("0 is out of range: write a time above 0".to_owned()),
+        time => Ok(time),
+    }
+}
+
+/// A number of bytes in this range, optionally with `k` (1024) or `m` (1024²).
+pub fn size(text: &str, smallest: usize, largest: usize) -> Result<usize, Complaint> {
+    let (number, factor) = match text.as_bytes().last() {
+        Some(b'k') => (&text[..text.len() - 1], 1024),
+        Some(b'm') => (&text[..text.len() - 1], 1024 * 1024),
+        _ => (text, 1),
+    };
+    if number.is_empty() || !number.bytes().all(|b| b.is_ascii_digit()) {
+        return Err(format!(
+            "'{}' is not a size: write bytes, or a number with k or m, as in 4096, 64k or 1m",
+            escape(text)
+        ));
+    }
+    number
+        .parse::<usize>()
+        .ok()
+        .and_then(|number| number.checked_mul(factor))
+        .filter(|size| (smallest..=largest).contains(size))
+        .ok_or_else(|| {
+            format!(
+                "'{}' is out of range: write {smallest} to {largest} bytes",
+                escape(text)
+            )
+        })
+}
+
+/// A TCP port to connect to: 1 to 65535, or a name from services(5).
+pub fn port(text: &str) -> Result<u16, Complaint> {
+    match port_or_any(text)? {
+        0 => Err("port 0 is out of range: write 1 to 65535".to_owned()),
+        port => Ok(port),
+    }
+}
+
+/// A TCP port to listen on: as [`port`], or 0 for one that the kernel chooses.
+pub fn port_or_any(text: &str) -> Result<u16, Complaint> {
+    if !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit()) {
+        return text
+            .parse()
+            .map_err(|_| format!("port {} is out of range: write 1 to 65535", escape(text)));
+    }
+    sys::port_by_name(text).ok_or_else(|| {
+        format!(
+            "'{}' is not a port: write 1 to 65535, or a name from services(5)",
+            escape(text)
+        )
+    })
+}
+
+/// A command: words as a shell splits them. No shell is run. Never empty.
+pub fn words(text: &str) -> Result<Vec<String>, Complaint> {
+    let words = shell_words::split(text)
+        .map_err(|_| format!("'{}' has a quote that is not closed", escape(text)))?;
+    if words.first().is_none_or(String::is_empty) {
+        return Err("is empty: write a program, and its arguments if it takes any".to_owned());
+    }
+    Ok(words)
+}
+
+/// The prefix of the variables that programs see: a letter or `_`, then letters, digits or `_`.
+pub fn prefix(text: &str) -> Result<String, Complaint> {
+    let starts_well = text.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_');
+    if starts_well && text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_') {
+        return Ok(text.to_owned());
+    }
+    Err(format!(
+        "'{}' is not a prefix: write a letter or _, then letters, digits or _",
+        escape(text)
+    ))
+}
+
+/// Text that stands for itself, but not for nothing. A NUL cannot occur: neither arguments nor
+/// lines of a file that was read as text have one.
+pub fn not_empty(text: &str) -> Result<String, Complaint> {
+    match text {
+        "" => Err("is empty".to_owned()),
+        text => Ok(text.to_owned()),
+    }
+}
+
+/// The name under which lines are logged: printable, and without what would end it early.
+pub fn log_name(text: &str) -> Result<String, Complaint> {
+    let fits = |c: char| c.is_ascii_graphic() && !matches!(c, '[' | ']' | ':');
+    if !text.is_empty() && text.len() <= 48 && text.chars().all(fits) {
+        return Ok(text.to_owned());
+    }
+    Err(format!(
+        "'{}' is not a log name: write 1 to 48 printable characters without blanks, ':', '[' or ']'",
+        escape(text)
+    ))
+}
+
+/// A user or group as it was written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Account {
+    /// By number, 0 to 4294967294.
+    Number(u32),
+    /// By name, to be found in the system's user or group database.
+    Name(String),
+}
+
+/// A user or group: a number or a name.
+pub fn account(text: &str) -> Result<Account, Complaint> {
+    let number = text.strip_prefix('-').unwrap_or(text);
+    if number.is_empty() || !number.bytes().all(|b| b.is_ascii_digit()) {
+        return not_empty(text).map(Account::Name);
+    }
+    match text.parse::<u32>() {
+        Ok(u32::MAX) | Err(_) => Err(match text {
+            // The original's default of -1 and -2, when ids had 16 bits.
+            "-1" => "-1 is not accepted: write 65535".to_owned(),
+            "-2" => "-2 is not accepted: write 65534".to_owned(),
+            _ => format!(
+                "{} is out of range: write at most {}",
+                escape(text),
+                u32::MAX - 1
+            ),
+        }),
+        Ok(number) => Ok(Account::Number(number)),
+    }
+}
+
+/// The nearest of `known` to a word that was meant to be one of them, if one is near.
+pub fn nearest<'a>(word: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+    known
+        .map(|name| (strsim::damerau_levenshtein(word, name), name))
+        .min()
+        .filter(|&(distance, name)| distance <= 1 + name.len() / 4)
+        .map(|(_, name)| name)
+}
+
+/// One of a closed set of words.
+pub fn one_of<T: Copy>(text: &str, known: &[(&'static str, T)]) -> Result<T, Complaint> {
+    if let Some((_, value)) = known.iter().find(|(word, _)| *word == text) {
+        return Ok(*value);
+    }
+    let words: Vec<&str> = known.iter().map(|(word, _)| *word).collect();
+    let meant = nearest(text, words.iter().copied())
+        .map(|word| format!(" (did you mean '{word}'?)"))
+        .unwrap_or_default();
+    Err(format!(
+        "'{}' is unknown{meant}: write {}",
+        escape(text),
+        words.join(", ")
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_take_units_and_fractions() {
+        for (text, milliseconds) in [
+            ("0", 0),
+            ("60", 60_000),
+            ("1.5", 1_500),
+            ("250ms", 250),
+            ("3s", 3_000),
+            ("2m", 120_000),
+            ("1h", 3_600_000),
+        ] {
+            assert_eq!(
+                seconds(text),
+                Ok(Duration::from_millis(milliseconds)),
+                "{text}"
+            );
+        }
+    }
+
+    #[test]
+    fn what_is_no_time_is_refused() {
+        for text in [
+            "",
+            "-1",
+            "s",
+            "1d",
+            "1 s",
+            ".",
+            "1.2.3",
+            "nan",
+            "inf",
+            "1e3",
+            "99999999999999",
+        ] {
+            assert!(seconds(text).is_err(), "{text}");
+        }
+        assert!(some_seconds("0").is_err());
+        assert_eq!(seconds_or_never("0ms"), Ok(None));
+    }
+
+    #[test]
+    fn sizes_are_bounded_and_do_not_overflow() {
+        assert_eq!(size("64k", 256, 1 << 26), Ok(65_536));
+        assert_eq!(size("1m", 256, 1 << 26), Ok(1 << 20));
+        for text in [
+            "",
+            "k",
+            "-1",
+            "255",
+            "65m",
+            "1g",
+            "18446744073709551615m",
+            "1.5k",
+            "é",
+        ] {
+            assert!(size(text, 256, 1 << 26).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn ports_are_numbers_or_names_of_services() {
+        assert_eq!(port("25"), Ok(25));
+        assert_eq!(port("0025"), Ok(25));
+        assert_eq!(port_or_any("0"), Ok(0));
+        for text in [
+            "",
+            "0",
+            "65536",
+            "-1",
+            "+1",
+            "no-such-service",
+            "99999999999999999999",
+        ] {
+            assert!(port(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn words_are_split_as_a_shell_splits_them() {
+        assert_eq!(
+            words("/bin/a 'b c' \"d\" e\\ f").unwrap(),
+            ["/bin/a", "b c", "d", "e f"]
+        );
+        for text in ["", "   ", "''", "'a", "\"a"] {
+            assert!(words(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn accounts_are_numbers_or_names() {
+        assert_eq!(account("65535"), Ok(Account::Number(65_535)));
+        assert_eq!(account("nobody"), Ok(Account::Name("nobody".to_owned())));
+        assert!(account("-1").unwrap_err().contains("write 65535"));
+        for text in ["", "-7", "4294967295", "99999999999"] {
+            assert!(account(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn the_nearest_word_is_suggested_only_if_it_is_near() {
+        let known = ["timeout", "bind", "user"];
+        assert_eq!(nearest("tiemout", known.into_iter()), Some("timeout"));
+        assert_eq!(nearest("xyzzy", known.into_iter()), None);
+    }
+}
