@@ -3,10 +3,13 @@
 #![deny(unsafe_code)]
 
 pub mod error;
+pub mod gate;
 pub mod log;
+pub mod program;
 pub mod reason;
 pub mod source;
 #[expect(unsafe_code, reason = "this is where unsafe lives")]
 pub mod sys;
+pub mod user;
 pub mod value;
 pub mod wait;

@@ -1,0 +1,304 @@
+//! The access control program: asked about a client, and taken at its exit status alone.
+
+use std::ffi::OsString;
+use std::fs::File;
+use std::io::Read;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::process::{Child, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::fcntl::OFlag;
+use nix::poll::{PollFd, PollFlags};
+use nix::sys::signal::{Signal, killpg};
+use nix::sys::socket::{Shutdown, shutdown};
+use nix::unistd::{Pid, pipe2};
+
+use crate::gate::Denied;
+use crate::log::{Log, escape};
+use crate::program::{Environment, Facts, Program};
+use crate::source::Client;
+use crate::sys;
+use crate::wait::{self, Woken};
+
+/// An access control program.
+#[derive(Debug)]
+pub struct AccessProgram {
+    /// What is run.
+    pub program: Program,
+    /// How long it may take.
+    pub timeout: Duration,
+}
+
+/// Between SIGTERM and SIGKILL for a program that takes too long.
+const GRACE: Duration = Duration::from_secs(1);
+
+/// How long a client that was denied may take to read why.
+const LONGEST_DISMISSAL: Duration = Duration::from_secs(2);
+
+/// How many lines of a program's standard error are logged, and how many bytes of each.
+const LOGGED_LINES: usize = 64;
+const LOGGED_BYTES: usize = 1024;
+
+impl AccessProgram {
+    /// Asks the program whether the client may pass. Whatever goes wrong means that it may not.
+    pub(super) fn ask(
+        &self,
+        client: &Client,
+        environment: &Environment,
+        facts: &Facts,
+        server: OsString,
+        log: &Log,
+    ) -> Result<(), Denied> {
+        let who = format!(
+            "session {}: access program {}",
+            client.session(),
+            self.program.shown()
+        );
+        let cause = match self.run(client, environment, facts, server, &who, log) {
+            Ok(Verdict::Exited(status)) if status.success() => return Ok(()),
+            Ok(Verdict::Terminated) => return Err(Denied::ByTermination),
+            Ok(verdict) => verdict.cause(),
+            Err(errno) => errno.desc().to_owned(),
+        };
+        log.notice(format_args!("{who}: denied: {cause}"));
+        Err(Denied::ByProgram)
+    }
+
+    fn run(
+        &self,
+        client: &Client,
+        environment: &Environment,
+        facts: &Facts,
+        server: OsString,
+        who: &str,
+        log: &Log,
+    ) -> nix::Result<Verdict> {
+        // A super-server may have left it ignored, and then no exit status is kept for us.
+        sys::restore_default(Signal::SIGCHLD)?;
+        // The program writes to the client's socket as if it were alone.
+        sys::set_blocking(client.socket.as_fd(), true)?;
+        let (errors, tell) = pipe2(OFlag::O_CLOEXEC)?;
+        let to_client = client.socket.try_clone().map_err(errno_of)?;
+        let mut command = self.program.command(environment, facts, server);
+        let spawned = command
+            .stdin(Stdio::null())
+            .stdout(Stdio::from(to_client))
+            .stderr(Stdio::from(tell))
+            .current_dir("/")
+            .process_group(0)
+            .spawn();
+        // The command holds our copies of what the program writes to.
+        drop(command);
+        let mut running = Running {
+            child: match spawned {
+                Ok(child) => child,
+                Err(error) => return Ok(Verdict::NotStarted(error)),
+            },
+            errors: Lines::new(File::from(errors), who, log)?,
+        };
+        let verdict = running.until(Instant::now() + self.timeout)?;
+        running.errors.finish();
+        Ok(verdict)
+    }
+}
+
+/// What became of the program.
+enum Verdict {
+    Exited(ExitStatus),
+    NotStarted(std::io::Error),
+    TooSlow,
+    Terminated,
+}
+
+impl Verdict {
+    fn cause(&self) -> String {
+        match self {
+            Verdict::Exited(status) => match (status.code(), status.signal()) {
+                (Some(code), _) => format!("exit status {code}"),
+                (None, signal) => format!("ended by signal {}", signal.unwrap_or(0)),
+            },
+            Verdict::NotStarted(error) => format!("it cannot be started: {error}"),
+            Verdict::TooSlow => "it took too long".to_owned(),
+            Verdict::Terminated => "the session was asked to end".to_owned(),
+        }
+    }
+}
+
+struct Running<'a> {
+    child: Child,
+    errors: Lines<'a>,
+}
+
+impl Running<'_> {
+    /// Waits for the program's exit, and sees to it that there is one.
+    fn until(&mut self, deadline: Instant) -> nix::Result<Verdict> {
+        let group = Pid::from_raw(self.child.id() as i32);
+        let verdict = match self.watch(group, deadline) {
+            Ok(Woken::Ready) => Verdict::Exited(self.child.wait().map_err(errno_of)?),
+            Ok(Woken::Deadline) => Verdict::TooSlow,
+            Ok(Woken::Terminated) => Verdict::Terminated,
+            Err(errno) => {
+                self.end(group);
+                return Err(errno);
+            }
+        };
+        if !matches!(verdict, Verdict::Exited(_)) {
+            self.end(group);
+        }
+        Ok(verdict)
+    }
+
+    /// Waits until the program has exited, logging what it says meanwhile. Its descendants may
+    /// hold its standard error open: that is not waited for.
+    fn watch(&mut self, program: Pid, deadline: Instant) -> nix::Result<Woken> {
+        let exit = sys::watch_child(program)?;
+        loop {
+            let mut set = vec![PollFd::new(exit.as_fd(), PollFlags::POLLIN)];
+            if let Some(errors) = self.errors.source() {
+                set.push(PollFd::new(errors, PollFlags::POLLIN));
+            }
+            match wait::wait(&mut set, Some(deadline))? {
+                Woken::Ready => {}
+                woken => return Ok(woken),
+            }
+            let exited = set[0].any().unwrap_or(true);
+            self.errors.read_some();
+            if exited {
+                return Ok(Woken::Ready);
+            }
+        }
+    }
+
+    /// Ends the program with its whole process group.
+    fn end(&mut self, group: Pid) {
+        // There may be nobody left to signal.
+        let _ = killpg(group, Signal::SIGTERM);
+        // Whether it has gone in time or not: what is left of the group goes now.
+        let _ = self.watch_exit(group);
+        let _ = killpg(group, Signal::SIGKILL);
+        let _ = self.child.wait();
+    }
+
+    fn watch_exit(&mut self, program: Pid) -> nix::Result<()> {
+        let exit = sys::watch_child(program)?;
+        let deadline = Instant::now() + GRACE;
+        loop {
+            let mut set = [PollFd::new(exit.as_fd(), PollFlags::POLLIN)];
+            match wait::poll(&mut set, Some(deadline)) {
+                Err(Errno::EINTR) => {}
+                other => return other.map(drop),
+            }
+        }
+    }
+}
+
+/// What a program writes to its standard error, line by line into the log: cut to length,
+/// escaped, and no more than so many.
+struct Lines<'a> {
+    source: Option<File>,
+    line: Vec<u8>,
+    logged: usize,
+    who: &'a str,
+    log: &'a Log,
+}
+
+impl<'a> Lines<'a> {
+    fn new(source: File, who: &'a str, log: &'a Log) -> nix::Result<Lines<'a>> {
+        sys::set_blocking(source.as_fd(), false)?;
+        Ok(Lines {
+            source: Some(source),
+            line: Vec::new(),
+            logged: 0,
+            who,
+            log,
+        })
+    }
+
+    /// What to poll, until it has ended.
+    fn source(&self) -> Option<BorrowedFd<'_>> {
+        self.source.as_ref().map(File::as_fd)
+    }
+
+    /// Reads what there is, up to a pipe's fill.
+    fn read_some(&mut self) {
+        let mut buffer = [0; 4096];
+        for _ in 0..16 {
+            let Some(source) = &mut self.source else {
+                return;
+            };
+            match source.read(&mut buffer) {
+                Ok(0) => self.source = None,
+                Ok(count) => self.take(&buffer[..count]),
+                Err(_) => return,
+            }
+        }
+    }
+
+    fn take(&mut self, text: &[u8]) {
+        for piece in text.split_inclusive(|&byte| byte == b'\n') {
+            let (piece, ended) = match piece.strip_suffix(b"\n") {
+                Some(piece) => (piece, true),
+                None => (piece, false),
+            };
+            let room = LOGGED_BYTES - self.line.len();
+            self.line.extend_from_slice(&piece[..piece.len().min(room)]);
+            if ended {
+                self.flush();
+            }
+        }
+    }
+
+    fn flush(&mut self) {
+        self.logged += 1;
+        if self.logged <= LOGGED_LINES {
+            self.log
+                .notice(format_args!("{}: {}", self.who, escape(&self.line)));
+        } else if self.logged == LOGGED_LINES + 1 {
+            self.log
+                .notice(format_args!("{}: further lines are dropped", self.who));
+        }
+        self.line.clear();
+    }
+
+    /// Logs what was read last, even without a line's end.
+    fn finish(&mut self) {
+        self.read_some();
+        if !self.line.is_empty() {
+            self.flush();
+        }
+    }
+}
+
+/// Closes a denied client's connection so that it receives the whole message: nothing more is
+/// sent, and what it still sends is read and dropped, since closing a socket with unread data
+/// resets the connection and discards what is on its way (RFC 2525 §2.17).
+pub(super) fn dismiss(client: &Client) {
+    let deadline = Instant::now() + LONGEST_DISMISSAL;
+    let socket = client.socket.as_fd();
+    // Each failure here means that the client has gone, which is what this waits for.
+    let _ = shutdown(std::os::fd::AsRawFd::as_raw_fd(&socket), Shutdown::Write);
+    let _ = sys::set_blocking(socket, false);
+    let mut buffer = [0; 4096];
+    loop {
+        match nix::unistd::read(socket, &mut buffer) {
+            Ok(0) => return,
+            Ok(_) => {}
+            Err(Errno::EAGAIN) => {
+                let mut set = [PollFd::new(socket, PollFlags::POLLIN)];
+                if wait::wait(&mut set, Some(deadline)) != Ok(Woken::Ready) {
+                    return;
+                }
+            }
+            Err(_) => return,
+        }
+        if Instant::now() >= deadline {
+            return;
+        }
+    }
+}
+
+fn errno_of(error: std::io::Error) -> Errno {
+    Errno::from_raw(error.raw_os_error().unwrap_or(Errno::EIO as i32))
+}

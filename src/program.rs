@@ -1,0 +1,121 @@
+//! How a program is started for a client: what it is called with, and what it finds in its
+//! environment. Used for handlers and for access control programs.
+
+use std::ffi::OsString;
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{self, Path};
+use std::process::Command;
+
+use crate::log::escape;
+use crate::source::{Client, Endpoint};
+use crate::sys;
+
+/// A program and its arguments.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Program {
+    /// The file to execute; searched in PATH if it has no slash.
+    pub path: OsString,
+    /// Its arguments, without its own name.
+    pub arguments: Vec<OsString>,
+}
+
+impl From<Vec<String>> for Program {
+    fn from(words: Vec<String>) -> Program {
+        let mut words = words.into_iter().map(OsString::from);
+        Program {
+            path: words.next().unwrap_or_default(),
+            arguments: words.collect(),
+        }
+    }
+}
+
+impl Program {
+    /// The same program, with a relative path made independent of the working directory.
+    pub fn anchored(mut self) -> io::Result<Program> {
+        if self.path.as_bytes().contains(&b'/') {
+            self.path = path::absolute(Path::new(&self.path))?.into_os_string();
+        }
+        Ok(self)
+    }
+
+    /// The command as one line, words separated by blanks.
+    pub fn line(&self) -> OsString {
+        let mut line = self.path.clone();
+        for argument in &self.arguments {
+            line.push(" ");
+            line.push(argument);
+        }
+        line
+    }
+
+    /// The program's path, in a form that can be logged.
+    pub fn shown(&self) -> String {
+        escape(self.path.as_bytes())
+    }
+
+    /// The command, ready to be started for a client: signals, mask, descriptors and environment
+    /// as a program may expect them. Standard streams are the caller's to set.
+    pub fn command(&self, environment: &Environment, facts: &Facts, server: OsString) -> Command {
+        let mut command = Command::new(&self.path);
+        command.args(&self.arguments);
+        if environment.clear {
+            command.env_clear().env("PATH", SANE_PATH);
+        }
+        for name in NOT_FOR_PROGRAMS {
+            command.env_remove(name);
+        }
+        for (name, value) in &facts.0 {
+            command.env(format!("{}{name}", environment.prefix), value);
+        }
+        command.env(format!("{}SERVER", environment.prefix), server);
+        sys::start_clean(&mut command);
+        command
+    }
+}
+
+/// What a program searches after `--clear-env`.
+const SANE_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// What a service manager said to us alone (sd_listen_fds(3), sd_notify(3)).
+const NOT_FOR_PROGRAMS: [&str; 5] = [
+    "LISTEN_PID",
+    "LISTEN_PIDFDID",
+    "LISTEN_FDS",
+    "LISTEN_FDNAMES",
+    "NOTIFY_SOCKET",
+];
+
+/// How programs see the environment.
+#[derive(Debug, Clone)]
+pub struct Environment {
+    /// What the names of our variables begin with.
+    pub prefix: String,
+    /// Whether they, and PATH, are all there is.
+    pub clear: bool,
+}
+
+impl Environment {
+    /// `PROXY_`.
+    pub const DEFAULT_PREFIX: &str = "PROXY_";
+}
+
+/// What programs are told of a connection, by the names of the variables without their prefix.
+pub struct Facts(Vec<(&'static str, String)>);
+
+impl Facts {
+    /// The facts about a client; `name` is its confirmed name, if it has one.
+    pub fn about(client: &Client, name: Option<&str>) -> Facts {
+        let port = |endpoint: &Endpoint| endpoint.port().unwrap_or(0).to_string();
+        let address = client.address.host();
+        let name = name.map_or_else(|| address.clone(), str::to_owned);
+        Facts(vec![
+            ("PORT", port(&client.local)),
+            ("INTERFACE", client.local.host()),
+            ("CLIENT", address),
+            ("CLIENTNAME", name),
+            ("CLIENTPORT", port(&client.address)),
+            ("SESSION", client.session().to_string()),
+        ])
+    }
+}
