@@ -1,0 +1,153 @@
+//! Names and addresses from the system's name services, within a time.
+//!
+//! The resolver blocks for as long as it likes and cannot be interrupted. So it is asked in a
+//! child process, which is killed when its time is up, or when nobody wants the answer any more.
+
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::fcntl::OFlag;
+use nix::poll::{PollFd, PollFlags};
+use nix::sys::prctl;
+use nix::sys::signal::{Signal, kill};
+use nix::sys::wait::waitpid;
+use nix::unistd::{Pid, pipe2};
+
+use crate::sys;
+use crate::wait::{self, Woken};
+
+/// How long a client's name may be looked for before a program starts without it.
+const NAME_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Why there is no answer.
+#[derive(Debug)]
+pub enum NoAnswer {
+    /// The deadline came first.
+    Late,
+    /// The client broke its connection off.
+    ClientReset,
+    /// The session was asked to end.
+    Terminated,
+    /// The name has no address, for the reason that the resolver gives.
+    Unknown(String),
+    /// The question could not be asked.
+    System(Errno),
+}
+
+impl From<Errno> for NoAnswer {
+    fn from(errno: Errno) -> NoAnswer {
+        NoAnswer::System(errno)
+    }
+}
+
+/// Every address of a host, both families, in the order of preference that the system has
+/// (RFC 6724). Never empty. `client` is watched meanwhile.
+pub fn addresses(
+    host: &str,
+    port: u16,
+    deadline: Instant,
+    client: BorrowedFd,
+) -> Result<Vec<SocketAddr>, NoAnswer> {
+    let question = || match (host, port).to_socket_addrs() {
+        Ok(addresses) => addresses.map(|address| format!("{address}\n")).collect(),
+        Err(error) => format!("{FAILED}{error}"),
+    };
+    let answer = ask(question, deadline, Some(client))?;
+    if let Some(error) = answer.strip_prefix(FAILED) {
+        return Err(NoAnswer::Unknown(error.to_owned()));
+    }
+    let addresses: Vec<SocketAddr> = answer
+        .lines()
+        .filter_map(|line| line.parse().ok())
+        .collect();
+    match addresses.is_empty() {
+        true => Err(NoAnswer::Unknown("it has no address".to_owned())),
+        false => Ok(addresses),
+    }
+}
+
+/// What a child's answer begins with if there is none.
+const FAILED: char = '!';
+
+/// The name of a client, if it has one that leads back to its address, and if that is known
+/// within 2 s.
+pub fn confirmed_name(address: IpAddr) -> Option<String> {
+    let question = || {
+        let name = sys::name_by_address(address).unwrap_or_default();
+        let confirmed = (name.as_str(), 0)
+            .to_socket_addrs()
+            .is_ok_and(|mut found| found.any(|found| found.ip().to_canonical() == address));
+        if confirmed { name } else { String::new() }
+    };
+    let deadline = Instant::now() + NAME_TIMEOUT;
+    let name = ask(question, deadline, None).ok()?;
+    (!name.is_empty()).then_some(name)
+}
+
+/// Has a question answered by a child process.
+fn ask(
+    question: impl FnOnce() -> String,
+    deadline: Instant,
+    client: Option<BorrowedFd>,
+) -> Result<String, NoAnswer> {
+    let (answer, tell) = pipe2(OFlag::O_CLOEXEC)?;
+    let mut answer = File::from(answer);
+    let child = Child(sys::fork(|| {
+        // If the session dies first, nobody is left who wants to know.
+        let _ = prctl::set_pdeathsig(Signal::SIGKILL);
+        match File::from(tell).write_all(question().as_bytes()) {
+            Ok(()) => 0,
+            Err(_) => 1,
+        }
+    })?);
+    let mut text = Vec::new();
+    let mut watch_client = client;
+    loop {
+        let mut set = vec![PollFd::new(answer.as_fd(), PollFlags::POLLIN)];
+        set.extend(watch_client.map(wait::failures_of));
+        match wait::wait(&mut set, Some(deadline))? {
+            Woken::Ready => {}
+            Woken::Deadline => return Err(NoAnswer::Late),
+            Woken::Terminated => return Err(NoAnswer::Terminated),
+        }
+        let answered = set[0].any().unwrap_or(true);
+        if let Some(client) = set.get(1) {
+            if wait::is_broken(client) {
+                return Err(NoAnswer::ClientReset);
+            }
+            if client.any().unwrap_or(true) {
+                // A unix-domain client that has closed: poll(2) would say so for ever.
+                watch_client = None;
+            }
+        }
+        if answered && read_some(&mut answer, &mut text)? == 0 {
+            break;
+        }
+    }
+    drop(child);
+    String::from_utf8(text).map_err(|_| NoAnswer::Unknown("it is not text".to_owned()))
+}
+
+fn read_some(from: &mut File, text: &mut Vec<u8>) -> nix::Result<usize> {
+    let mut buffer = [0; 4096];
+    let count = from.read(&mut buffer).map_err(|error: io::Error| {
+        Errno::from_raw(error.raw_os_error().unwrap_or(Errno::EIO as i32))
+    })?;
+    text.extend_from_slice(&buffer[..count]);
+    Ok(count)
+}
+
+/// A child that does not outlive the question.
+struct Child(Pid);
+
+impl Drop for Child {
+    fn drop(&mut self) {
+        // It may have ended already; then there is only its status to collect.
+        let _ = kill(self.0, Signal::SIGKILL);
+        let _ = waitpid(self.0, None);
+    }
+}
