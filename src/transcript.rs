@@ -1,0 +1,83 @@
+//! What `--write` records: every byte of a session, with its time and direction.
+//!
+//! A file is a sequence of records. Each is a line `DIRECTION TIME LENGTH`, exactly LENGTH bytes
+//! as they arrived, and a newline. DIRECTION is `>` from the client and `<` from the upstream.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, IoSlice, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::process;
+use std::time::SystemTime;
+
+use crate::log;
+use crate::relay::Side;
+
+/// The transcript of one session.
+pub struct Transcript {
+    path: PathBuf,
+    file: Option<File>,
+    failure: Option<io::Error>,
+}
+
+impl Transcript {
+    /// Creates `BASE.PID.log`, readable by its owner alone. A file or link that is there already
+    /// is an error: nothing is ever followed or overwritten.
+    pub fn create(base: &Path) -> Result<Transcript, (PathBuf, io::Error)> {
+        let mut path = base.as_os_str().to_owned();
+        path.push(format!(".{}.log", process::id()));
+        let path = PathBuf::from(path);
+        let created = OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(&path);
+        match created {
+            Ok(file) => Ok(Transcript {
+                path,
+                file: Some(file),
+                failure: None,
+            }),
+            Err(error) => Err((path, error)),
+        }
+    }
+
+    /// Records bytes that have arrived from this side. After a failure nothing more is recorded.
+    pub fn record(&mut self, from: Side, bytes: &[u8]) {
+        let Some(file) = &mut self.file else {
+            return;
+        };
+        let direction = match from {
+            Side::Client => '>',
+            Side::Upstream => '<',
+        };
+        let time = log::timestamp(SystemTime::now(), 6);
+        let header = format!("{direction} {time} {}\n", bytes.len());
+        if let Err(error) = write_all(file, [header.as_bytes(), bytes, b"\n"]) {
+            self.file = None;
+            self.failure = Some(error);
+        }
+    }
+
+    /// Where it is, and why it is incomplete, if it is.
+    pub fn failure(&self) -> Option<(&Path, &io::Error)> {
+        self.failure
+            .as_ref()
+            .map(|error| (self.path.as_path(), error))
+    }
+}
+
+/// Writes all parts, with one system call unless the disk is slow to take them.
+fn write_all(file: &mut File, parts: [&[u8]; 3]) -> io::Result<()> {
+    let mut slices = parts.map(IoSlice::new);
+    let mut left = &mut slices[..];
+    while !left.is_empty() {
+        match file.write_vectored(left) {
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(count) => IoSlice::advance_slices(&mut left, count),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
