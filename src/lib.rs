@@ -95,6 +95,11 @@ fn run(line: CommandLine, streams: Streams, log: &mut Log) -> Result<Status, Err
     }
     let standalone = written.standalone;
     let binds = mem::take(&mut written.binds);
+    if standalone && binds.is_empty() {
+        return Err(Error::usage(
+            "option -s/--standalone: needs -b [interface:]port to say where to listen",
+        ));
+    }
     let log_settings = log::Settings {
         name: written.log_name.take(),
         level: written.log_level,

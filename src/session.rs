@@ -14,7 +14,7 @@ use nix::unistd::Pid;
 
 use crate::error::{Error, Status};
 use crate::gate::{Admitted, Denied};
-use crate::log::{Level, Log, escape, escape_word};
+use crate::log::{Level, Log, escape_word};
 use crate::lookup;
 use crate::program::{Facts, Program};
 use crate::reason::Reason;
@@ -198,7 +198,7 @@ fn relay_to(admitted: &Admitted, forward: &Forward, journal: &Journal) -> Ended 
     };
     let mut transcript = forward.transcript.as_deref().and_then(|base| {
         Transcript::create(base)
-            .map_err(|(path, error)| warn_of_transcript(journal, &path, &error))
+            .map_err(|error| warn_of_transcript(journal, &error))
             .ok()
     });
     let relayed = relay::run(
@@ -207,8 +207,8 @@ fn relay_to(admitted: &Admitted, forward: &Forward, journal: &Journal) -> Ended 
         forward.relay,
         transcript.as_mut(),
     );
-    if let Some((path, error)) = transcript.as_ref().and_then(Transcript::failure) {
-        warn_of_transcript(journal, path, error);
+    if let Some(error) = transcript.as_ref().and_then(Transcript::failure) {
+        warn_of_transcript(journal, error);
     }
     match relayed {
         Ok(Outcome {
@@ -232,11 +232,10 @@ fn relay_to(admitted: &Admitted, forward: &Forward, journal: &Journal) -> Ended 
     }
 }
 
-fn warn_of_transcript(journal: &Journal, path: &std::path::Path, error: &std::io::Error) {
+fn warn_of_transcript(journal: &Journal, error: &Error) {
     journal.log.warning(format_args!(
-        "session {}: transcript {} is incomplete: {error}",
-        journal.session,
-        escape(path.as_os_str().as_encoded_bytes())
+        "session {}: {error}: the session is not recorded from here on",
+        journal.session
     ));
 }
 

@@ -212,7 +212,7 @@ impl Supervisor<'_> {
     fn shut_down(mut self) -> Status {
         self.listeners.clear();
         self.log.notice(format_args!(
-            "asked to end: {} sessions are ended",
+            "asked to end, with {} live",
             self.sessions.len()
         ));
         self.signal_all(Signal::SIGTERM);

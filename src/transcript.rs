@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process;
 use std::time::SystemTime;
 
+use crate::error::Error;
 use crate::log;
 use crate::relay::Side;
 
@@ -17,13 +18,13 @@ use crate::relay::Side;
 pub struct Transcript {
     path: PathBuf,
     file: Option<File>,
-    failure: Option<io::Error>,
+    failure: Option<Error>,
 }
 
 impl Transcript {
     /// Creates `BASE.PID.log`, readable by its owner alone. A file or link that is there already
     /// is an error: nothing is ever followed or overwritten.
-    pub fn create(base: &Path) -> Result<Transcript, (PathBuf, io::Error)> {
+    pub fn create(base: &Path) -> Result<Transcript, Error> {
         let mut path = base.as_os_str().to_owned();
         path.push(format!(".{}.log", process::id()));
         let path = PathBuf::from(path);
@@ -38,7 +39,7 @@ impl Transcript {
                 file: Some(file),
                 failure: None,
             }),
-            Err(error) => Err((path, error)),
+            Err(error) => Err(not_written(&path, &error)),
         }
     }
 
@@ -55,16 +56,19 @@ impl Transcript {
         let header = format!("{direction} {time} {}\n", bytes.len());
         if let Err(error) = write_all(file, [header.as_bytes(), bytes, b"\n"]) {
             self.file = None;
-            self.failure = Some(error);
+            self.failure = Some(not_written(&self.path, &error));
         }
     }
 
-    /// Where it is, and why it is incomplete, if it is.
-    pub fn failure(&self) -> Option<(&Path, &io::Error)> {
-        self.failure
-            .as_ref()
-            .map(|error| (self.path.as_path(), error))
+    /// Why it is incomplete, if it is.
+    pub fn failure(&self) -> Option<&Error> {
+        self.failure.as_ref()
     }
+}
+
+fn not_written(path: &Path, error: &io::Error) -> Error {
+    let path = log::escape(path.as_os_str().as_encoded_bytes());
+    Error::io(format_args!("transcript {path}"), error)
 }
 
 /// Writes all parts, with one system call unless the disk is slow to take them.

@@ -15,6 +15,7 @@ use nix::sys::signal::{Signal, killpg};
 use nix::sys::socket::{Shutdown, shutdown};
 use nix::unistd::{Pid, pipe2};
 
+use crate::error::Error;
 use crate::gate::Denied;
 use crate::log::{Log, escape};
 use crate::program::{Environment, Facts, Program};
@@ -119,7 +120,7 @@ impl Verdict {
                 (Some(code), _) => format!("exit status {code}"),
                 (None, signal) => format!("ended by signal {}", signal.unwrap_or(0)),
             },
-            Verdict::NotStarted(error) => format!("it cannot be started: {error}"),
+            Verdict::NotStarted(error) => Error::io("it cannot be started", error).to_string(),
             Verdict::TooSlow => "it took too long".to_owned(),
             Verdict::Terminated => "the session was asked to end".to_owned(),
         }

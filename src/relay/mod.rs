@@ -1,6 +1,6 @@
 //! Moving bytes between two sockets, both ways at once, until both ways have ended.
 //!
-//! [`machine`] decides: it is told what is ready and says what it wants next. [`buffer`] holds
+//! `machine` decides: it is told what is ready and says what it wants next. `buffer` holds
 //! what is on its way. This file is the loop around them. Nothing here knows of clients' rights,
 //! names or settings: two sockets and two times come in, a reason and two counts go out.
 

@@ -1,6 +1,10 @@
 //! What the tests share: the program started in each of its ways, peers that follow a script,
 //! and waiting with a deadline for what can be seen.
-#![allow(dead_code, unreachable_pub, reason = "every test file uses a part of this")]
+#![allow(
+    dead_code,
+    unreachable_pub,
+    reason = "every test file uses a part of this"
+)]
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read};
