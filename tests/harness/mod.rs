@@ -6,12 +6,14 @@
     reason = "every test file uses a part of this"
 )]
 
+pub mod super_server;
+
 use std::fs;
 use std::io::{BufRead, BufReader, Read};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::thread::{self, JoinHandle};
@@ -62,10 +64,16 @@ impl Scratch {
 
     /// Writes an executable shell script, and returns its path.
     pub fn script(&self, name: &str, body: &str) -> PathBuf {
-        use std::os::unix::fs::PermissionsExt;
-        let path = self.join(name);
-        fs::write(&path, format!("#!/bin/sh\n{body}\n")).unwrap();
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+        let (text, path) = (self.join(&format!("{name}.text")), self.join(name));
+        fs::write(&text, format!("#!/bin/sh\n{body}\n")).unwrap();
+        // Copied by a process of its own: a file of ours that is open for writing while another
+        // thread forks cannot be executed until that thread's child is done (ETXTBSY).
+        let installed = Command::new("install")
+            .args(["-m", "755"])
+            .args([&text, &path])
+            .status()
+            .unwrap();
+        assert!(installed.success());
         path
     }
 }
@@ -300,10 +308,24 @@ pub fn read_all(mut stream: impl Read) -> Vec<u8> {
     bytes
 }
 
-/// A TCP port of 127.0.0.1 on which nothing listens now.
+/// A TCP port on which nothing listens now, of neither family. It is below those that the kernel
+/// gives to whoever asks for any, so that only another test could take it meanwhile; and they
+/// each start to look elsewhere.
 pub fn free_port() -> u16 {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-    listener.local_addr().unwrap().port()
+    const FIRST: usize = 10_240;
+    const COUNT: usize = 22_000;
+    static NEXT: AtomicUsize = AtomicUsize::new(0);
+    let start = std::process::id() as usize * 64;
+    for _ in 0..COUNT {
+        let port = FIRST + (start + NEXT.fetch_add(1, Ordering::Relaxed)) % COUNT;
+        // Of both families, where there are two.
+        if let Ok(listener) = TcpListener::bind((Ipv6Addr::UNSPECIFIED, port as u16))
+            .or_else(|_| TcpListener::bind((Ipv4Addr::UNSPECIFIED, port as u16)))
+        {
+            return listener.local_addr().unwrap().port();
+        }
+    }
+    panic!("every port is taken");
 }
 
 /// Fails the test where it does not run as root: `tests/run` says how.
@@ -312,4 +334,54 @@ pub fn needs_root() {
         nix::unistd::geteuid().is_root(),
         "this test changes ids and needs root: sudo tests/run"
     );
+}
+
+/// A duplicate of a socket, for a process that is to be started with it.
+pub fn share(socket: &TcpStream) -> Stdio {
+    Stdio::from(OwnedFd::from(socket.try_clone().unwrap()))
+}
+
+/// Waits for a child's end, and returns its exit status.
+pub fn end_of(child: &mut Child) -> ExitStatus {
+    eventually("the process to end", || child.try_wait().unwrap())
+}
+
+/// The first line of a log file that contains the text, when it is there.
+pub fn wait_for_line(file: &Path, text: &str) -> String {
+    eventually(&format!("'{text}' in {}", file.display()), || {
+        let all = fs::read_to_string(file).ok()?;
+        let mut complete = all.split_inclusive('\n').filter(|l| l.ends_with('\n'));
+        let line = complete.find(|line| line.contains(text))?;
+        Some(line.trim_end().to_owned())
+    })
+}
+
+/// An upstream that nobody may come to.
+pub struct Forbidden(TcpListener);
+
+impl Forbidden {
+    pub fn new() -> Forbidden {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        listener.set_nonblocking(true).unwrap();
+        Forbidden(listener)
+    }
+
+    pub fn name(&self) -> String {
+        self.0.local_addr().unwrap().to_string()
+    }
+
+    /// Fails the test if somebody has come.
+    pub fn assert_untouched(&self) {
+        let error = self.0.accept().expect_err("the upstream was connected to");
+        assert_eq!(error.kind(), std::io::ErrorKind::WouldBlock);
+    }
+}
+
+/// A program that `tests/setup` installs.
+pub fn tool(name: &str) -> PathBuf {
+    let path = std::env::var("PATH").unwrap_or_default() + ":/usr/sbin:/sbin";
+    path.split(':')
+        .map(|directory| Path::new(directory).join(name))
+        .find(|program| program.is_file())
+        .unwrap_or_else(|| panic!("{name} is missing: run tests/setup"))
 }
