@@ -72,14 +72,31 @@ pub fn ignore(signal: Signal) -> nix::Result<()> {
     unsafe { nix::sys::signal::signal(signal, SigHandler::SigIgn) }.map(drop)
 }
 
+/// More than the size of the kernel's `struct sigaction` anywhere.
+const DEFAULT_ACTION: [u64; 16] = [0; 16];
+
 /// Has the program start with every signal at its default and none blocked, and with no
 /// descriptor above 2, whatever we or our own parent left behind. Works for `spawn` and `exec`.
 pub fn start_clean(command: &mut Command) {
     let clean = || {
-        for signal in 1..=libc::SIGRTMAX() {
-            // SAFETY: signal(2) with SIG_DFL runs nothing of ours, and is async-signal-safe. It
-            // refuses SIGKILL, SIGSTOP and libc's own two, which cannot be ignored by anybody.
-            unsafe { libc::signal(signal, libc::SIG_DFL) };
+        let last = libc::SIGRTMAX();
+        // The size of the kernel's signal set in bytes: for signals 1 to 64, on MIPS to 127.
+        let set_size = (last + 1) / 8;
+        for signal in 1..=last {
+            // glibc's signal(2) refuses the two signals that it uses itself; but its
+            // posix_spawn(3) may have started us with those ignored. So the kernel is asked.
+            // SAFETY: all-zero bytes, at least as many as the kernel reads, are SIG_DFL without
+            // flags and mask on every architecture; nothing of ours runs in signal context. It
+            // fails for SIGKILL and SIGSTOP, which nobody can ignore.
+            unsafe {
+                libc::syscall(
+                    libc::SYS_rt_sigaction,
+                    signal,
+                    DEFAULT_ACTION.as_ptr(),
+                    std::ptr::null_mut::<u64>(),
+                    set_size as usize,
+                )
+            };
         }
         SigSet::empty().thread_set_mask()?;
         // SAFETY: close_range(2) with CLOEXEC closes nothing yet, so that the descriptor by
