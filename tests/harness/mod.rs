@@ -220,9 +220,17 @@ impl Standalone {
 
     /// The same, with bytes moved by this engine.
     pub fn start_with(engine: Engine, arguments: &[&str]) -> Standalone {
+        Standalone::launched_with(engine, &[], arguments)
+    }
+
+    /// The same, by a command that starts what follows it, such as `env` or `setpriv`.
+    pub fn launched_by(launcher: &[&str], arguments: &[&str]) -> Standalone {
+        Standalone::launched_with(Engine::Splice, launcher, arguments)
+    }
+
+    fn launched_with(engine: Engine, launcher: &[&str], arguments: &[&str]) -> Standalone {
         let scratch = Scratch::new();
-        let mut command = Command::new(TCPPROXY);
-        command.args(["-b", "127.0.0.1:0", "--log", "stderr"]);
+        let mut command = launched_by(launcher, &["-b", "127.0.0.1:0", "--log", "stderr"]);
         if engine == Engine::Copy {
             command.arg("-w").arg(scratch.join("transcript"));
         }
@@ -265,16 +273,30 @@ pub fn socket_pair() -> (TcpStream, TcpStream) {
 /// Starts tcpproxy as inetd does, with the connection on descriptors 0, 1 and 2. Returns the
 /// client's end.
 pub fn under_inetd(arguments: &[&str]) -> (TcpStream, Child) {
+    hand_over(&mut launched_by(&[], arguments))
+}
+
+/// Starts a command with a connection on descriptors 0, 1 and 2. Returns the client's end.
+pub fn hand_over(command: &mut Command) -> (TcpStream, Child) {
     let (client, accepted) = socket_pair();
-    let share = || Stdio::from(OwnedFd::from(accepted.try_clone().unwrap()));
-    let child = Command::new(TCPPROXY)
-        .args(arguments)
-        .stdin(share())
-        .stdout(share())
-        .stderr(share())
+    let child = command
+        .stdin(share(&accepted))
+        .stdout(share(&accepted))
+        .stderr(share(&accepted))
         .spawn()
         .unwrap();
+    // The command holds on to its duplicates.
+    command.stdin(Stdio::null()).stdout(Stdio::null());
+    command.stderr(Stdio::null());
     (client, child)
+}
+
+/// tcpproxy, started by a command that starts what follows it, or by nothing.
+pub fn launched_by(launcher: &[&str], arguments: &[&str]) -> Command {
+    let mut words = launcher.iter().copied().chain([TCPPROXY]);
+    let mut command = Command::new(words.next().unwrap());
+    command.args(words).args(arguments);
+    command
 }
 
 /// An upstream that serves one connection with a script, in a thread of its own.
