@@ -105,17 +105,21 @@ fn run(line: CommandLine, streams: Streams, log: &mut Log) -> Result<Status, Err
         level: written.log_level,
         targets: mem::take(&mut written.log_targets),
     };
-    let ids_were_chosen = written.user.is_some() || written.group.is_some();
+    let (user_is_chosen, group_is_chosen) = (written.user.is_some(), written.group.is_some());
     let service = Service::new(written, server)?;
     // A log or a transcript that reaches a limit on file sizes must not end the session.
     sys::ignore(Signal::SIGXFSZ).map_err(|errno| Error::system("signals", errno))?;
     *log = Log::open(log_settings, standalone, streams)?;
-    if ids_were_chosen && !user::has_root() && service.ids != Ids::current() {
-        log.warning(format_args!(
-            "not started as root: serving as {}, not as {}",
-            Ids::current(),
-            service.ids
-        ));
+    if (user_is_chosen || group_is_chosen) && !user::has_root() {
+        let current = Ids::current();
+        let others = user_is_chosen && service.ids.uid != current.uid
+            || group_is_chosen && service.ids.gid != current.gid;
+        if others {
+            log.warning(format_args!(
+                "not started as root: serving as {current}, not as {}",
+                service.ids
+            ));
+        }
     }
     match source::find(standalone, &binds, streams, log)? {
         Source::Connection(client) => {
