@@ -2,13 +2,19 @@
 
 mod harness;
 
+use std::fs;
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
 use std::process::Stdio;
 use std::thread;
 
 use harness::super_server::{SuperServer, activate, connect_to};
-use harness::{Forbidden, Running, Upstream, field, free_port, needs_root, patient, read_all};
+use harness::{
+    Forbidden, Running, Upstream, eventually, field, free_port, launched_by, needs_root, patient,
+    read_all,
+};
 
 const LOOPBACKS: [&str; 2] = ["127.0.0.1", "::1"];
 
@@ -130,6 +136,42 @@ fn several_listeners_are_served_by_one_process() {
         // Counted across the listeners: it is one process that accepts on all of them.
         let opened = server.log.wait_for(&format!("session {serial} opened: "));
         assert_eq!(field(&opened, "local"), address.to_string());
+    }
+}
+
+/// The sockets that a process holds, as their inodes.
+fn sockets_of(pid: &str) -> Vec<PathBuf> {
+    let all = fs::read_dir(format!("/proc/{pid}/fd")).unwrap();
+    all.filter_map(|entry| fs::read_link(entry.unwrap().path()).ok())
+        .filter(|target| target.to_str().unwrap().starts_with("socket:"))
+        .collect()
+}
+
+#[test]
+fn no_session_holds_a_listener() {
+    needs_root();
+    let upstream = answering_upstream();
+    // As inetd passes it, or as systemd does; the shell moves it where it is wanted.
+    let on_3 = "LISTEN_PID=$$ LISTEN_FDS=1 exec \"$0\" \"$@\" 3<&0 </dev/null 1>&2";
+    for (way, script) in [("on 0 and 1", "exec \"$0\" \"$@\""), ("on 3", on_3)] {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let address = listener.local_addr().unwrap();
+        let shared = || Stdio::from(OwnedFd::from(listener.try_clone().unwrap()));
+        let mut command = launched_by(&["sh", "-c", script], &["--log", "stderr", &upstream]);
+        let server = Running::start(command.stdin(shared()).stdout(shared()));
+        let client = connect_to(address);
+        let opened = server.log.wait_for(" opened: ");
+        let session = opened.split(['[', ']']).nth(1).unwrap();
+        let session = sockets_of(session);
+        assert!(!session.is_empty(), "{way}: it holds the client");
+        eventually("a supervisor that holds listeners alone", || {
+            // Until it gets to closing it, it holds the client as well.
+            let supervisor = sockets_of(&server.pid().to_string());
+            assert!(!supervisor.is_empty(), "{way}: it holds the listener");
+            let shared = session.iter().any(|socket| supervisor.contains(socket));
+            (!shared).then_some(())
+        });
+        assert_eq!(reply_to(client, b"x"), b"reply to x", "{way}");
     }
 }
 
