@@ -7,6 +7,8 @@
 )]
 
 pub mod super_server;
+pub mod peers;
+pub mod processes;
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read};
@@ -247,6 +249,12 @@ impl Standalone {
 
     pub fn connect(&self) -> TcpStream {
         patient(TcpStream::connect(self.address).unwrap())
+    }
+
+    /// The transcripts that its sessions have begun.
+    pub fn transcripts(&self) -> Vec<PathBuf> {
+        let entries = fs::read_dir(self.scratch.path()).unwrap();
+        entries.map(|entry| entry.unwrap().path()).collect()
     }
 
     /// The closed line of the only session so far.
