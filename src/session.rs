@@ -194,7 +194,13 @@ fn relay_to(admitted: &Admitted, forward: &Forward, journal: &Journal) -> Ended 
     let port = client.local.port();
     let upstream = match forward.route.connect(client.socket.as_fd(), port, report) {
         Ok(upstream) => upstream,
-        Err(unreachable) => return Ended::without_bytes(&unreachable.name, unreachable.reason),
+        Err(unreachable) => {
+            if unreachable.reason == Reason::ServerReset {
+                // Fails on unix-domain sockets, which have no resets: then closing must do.
+                let _ = sys::abort_connection(client.socket.as_fd());
+            }
+            return Ended::without_bytes(&unreachable.name, unreachable.reason);
+        }
     };
     let mut transcript = forward.transcript.as_deref().and_then(|base| {
         Transcript::create(base)

@@ -11,15 +11,16 @@ use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags};
-use nix::sys::socket::sockopt::{IpBindAddressNoPort, SocketError};
+use nix::sys::socket::sockopt::IpBindAddressNoPort;
 use nix::sys::socket::{
-    AddressFamily, SockFlag, SockType, SockaddrLike, SockaddrStorage, UnixAddr, bind, connect,
-    getpeername, getsockname, getsockopt, setsockopt, socket,
+    AddressFamily, MsgFlags, SockFlag, SockType, SockaddrLike, SockaddrStorage, UnixAddr, bind,
+    connect, getpeername, getsockname, recv, setsockopt, socket,
 };
 
 use crate::log::{escape, escape_word};
 use crate::lookup::{self, NoAnswer};
 use crate::reason::Reason;
+use crate::sys;
 use crate::value::{self, Complaint};
 use crate::wait::{self, Woken};
 
@@ -148,6 +149,7 @@ impl Failed {
     fn at(what: &str, errno: Errno) -> Failed {
         let reason = match errno {
             Errno::ECONNREFUSED => Reason::ConnectRefused,
+            Errno::ECONNRESET => Reason::ServerReset,
             Errno::ETIMEDOUT => Reason::ConnectTimeout,
             _ => Reason::ConnectFailed,
         };
@@ -156,7 +158,10 @@ impl Failed {
 
     /// Whether trying another upstream is of no use.
     fn is_final(&self) -> bool {
-        matches!(self.0, Reason::ClientReset | Reason::Terminated)
+        matches!(
+            self.0,
+            Reason::ClientReset | Reason::ServerReset | Reason::Terminated
+        )
     }
 }
 
@@ -319,16 +324,9 @@ impl Race {
                 Woken::Deadline => continue,
                 Woken::Ready => {}
             }
-            if let Some(client) = set.get(self.running.len()) {
-                if wait::is_broken(client) {
-                    return Err(client_reset());
-                }
-                if client.any().unwrap_or(true) {
-                    // Closed, not reset: what it sent is still to be delivered. poll(2) would
-                    // report it for ever.
-                    watched_client = None;
-                }
-            }
+            let client_state = set
+                .get(self.running.len())
+                .map(|client| (wait::is_broken(client), client.any().unwrap_or(true)));
             let decided = set[..self.running.len()]
                 .iter()
                 .position(|polled| polled.any().unwrap_or(true));
@@ -338,10 +336,23 @@ impl Race {
                     Ok(()) => return Ok(socket),
                     Err(errno) => {
                         self.note(address, errno);
+                        if self.last.is_final() {
+                            return Err(self.last);
+                        }
                         // RFC 8305 §5: after a failure the next attempt need not wait.
                         next_attempt = Instant::now();
                     }
                 }
+            }
+            match client_state {
+                Some((true, _)) => {
+                    self.abort();
+                    return Err(client_reset());
+                }
+                // Closed, not reset: what it sent is still to be delivered. poll(2) would report
+                // it for ever.
+                Some((false, true)) => watched_client = None,
+                Some((false, false)) | None => {}
             }
         }
     }
@@ -355,6 +366,15 @@ impl Race {
             Err(errno) => self.note(address, errno),
         }
         None
+    }
+
+    /// Gives the attempts up so that an upstream that has already accepted one sees a reset: an
+    /// end of input would look as if the client had had nothing to say.
+    fn abort(&self) {
+        for (_, socket) in &self.running {
+            // Fails only where there is no connection, and so nobody to tell.
+            let _ = sys::abort_connection(socket.as_fd());
+        }
     }
 
     fn note(&mut self, address: SocketAddr, errno: Errno) {
@@ -385,12 +405,19 @@ fn start_connecting(address: SocketAddr, source: Option<IpAddr>) -> nix::Result<
     }
 }
 
-/// Whether a socket that has become writable is connected.
+/// Whether a socket that has become writable is connected. ECONNRESET says that it was, and that
+/// the upstream has broken off since without a word.
+///
+/// Asking with SO_ERROR would take away the error of a connection that was reset behind data, and
+/// the relay would then find an end of input there.
 fn outcome(socket: &OwnedFd) -> nix::Result<()> {
-    match getsockopt(socket, SocketError)? {
-        0 if is_connected_to_itself(socket) => Err(Errno::ECONNREFUSED),
-        0 => Ok(()),
-        number => Err(Errno::from_raw(number)),
+    let flags = MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT;
+    match recv(socket.as_raw_fd(), &mut [0], flags) {
+        Ok(_) | Err(Errno::EAGAIN | Errno::EINTR) if is_connected_to_itself(socket) => {
+            Err(Errno::ECONNREFUSED)
+        }
+        Ok(_) | Err(Errno::EAGAIN | Errno::EINTR) => Ok(()),
+        Err(errno) => Err(errno),
     }
 }
 
