@@ -179,7 +179,7 @@ fn assert_sleeps(through: &Through, when: &str) {
 
 #[test]
 fn a_session_in_which_nobody_says_anything_sleeps() {
-    for engine in Engine::ALL {
+    Engine::each(|engine| {
         let through = Through::start(engine, &[]);
         assert_sleeps(&through, &format!("{engine:?}: open"));
         through.client.shutdown(Shutdown::Write).unwrap();
@@ -189,7 +189,7 @@ fn a_session_in_which_nobody_says_anything_sleeps() {
         through.upstream.shutdown(Shutdown::Write).unwrap();
         assert_eq!(read_all(&through.client), b"");
         assert_sleeps(&through, &format!("{engine:?}: half-closed by the server"));
-    }
+    });
 }
 
 #[test]
@@ -445,7 +445,7 @@ fn a_unix_upstream_is_served_like_any_other() {
 
 #[test]
 fn a_unix_upstream_that_has_closed_costs_no_time_while_its_client_keeps_quiet() {
-    for engine in Engine::ALL {
+    Engine::each(|engine| {
         let scratch = Scratch::new();
         let path = scratch.join("upstream.sock");
         let listener = UnixListener::bind(&path).unwrap();
@@ -467,7 +467,7 @@ fn a_unix_upstream_that_has_closed_costs_no_time_while_its_client_keeps_quiet() 
         (&client).write_all(b"hello?").unwrap();
         let closed = proxy.closed();
         assert_eq!(field(&closed, "reason"), "server-reset", "{engine:?}");
-    }
+    });
 }
 
 /// Sessions do not run as root: they may connect to the socket even so.

@@ -233,7 +233,7 @@ fn a_close_with_unread_data_counts_as_a_reset() {
 
 #[test]
 fn a_session_sleeps_while_one_side_is_reset_and_the_other_takes_its_time() {
-    for engine in Engine::ALL {
+    Engine::each(|engine| {
         let through = Through::start(engine, &[]);
         let session = through.session();
         send_until_blocked(&through.client, &mut Noise::new(14));
@@ -246,7 +246,7 @@ fn a_session_sleeps_while_one_side_is_reset_and_the_other_takes_its_time() {
             switches < 100 && cpu <= Duration::from_millis(30),
             "{engine:?}: {switches} context switches, {cpu:?} of processor time"
         );
-    }
+    });
 }
 
 #[test]

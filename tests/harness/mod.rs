@@ -40,6 +40,16 @@ pub enum Engine {
 
 impl Engine {
     pub const ALL: [Engine; 2] = [Engine::Splice, Engine::Copy];
+
+    /// Runs a case under each engine, at the same time: for cases that mostly wait.
+    pub fn each(case: impl Fn(Engine) + Sync) {
+        thread::scope(|scope| {
+            for engine in Engine::ALL {
+                let case = &case;
+                scope.spawn(move || case(engine));
+            }
+        });
+    }
 }
 
 /// A directory of the test's own, removed at its end. Other users can create files in it.
