@@ -306,6 +306,9 @@ fn start_handler(
         Origin::Accepted { .. } => {
             command.stdout(socket);
             sys::restore_default(Signal::SIGCHLD).map_err(system)?;
+            // A server that ends kills the sessions that are left, and has no other way to reach
+            // their handlers.
+            sys::end_with_us(&mut command);
             let mut child = command.spawn().map_err(io)?;
             // With it go our copies of the client's socket: when the handler closes its own, that
             // is the end for the client too.

@@ -116,6 +116,23 @@ pub fn start_clean(command: &mut Command) {
     unsafe { command.pre_exec(clean) };
 }
 
+/// Has the program killed when this process ends, however it does: then nobody is left who waits
+/// for it.
+pub fn end_with_us(command: &mut Command) {
+    let us = nix::unistd::getpid();
+    let bind = move || {
+        nix::sys::prctl::set_pdeathsig(Signal::SIGKILL)?;
+        match nix::unistd::getppid() == us {
+            true => Ok(()),
+            // We have ended before the kernel knew.
+            false => Err(io::Error::from(Errno::ESRCH)),
+        }
+    };
+    // SAFETY: prctl(2) and getppid(2) are system calls and nothing more; neither allocates nor
+    // takes a lock, as pre_exec asks of what runs between fork and exec.
+    unsafe { command.pre_exec(bind) };
+}
+
 /// Forks a child that does its work and exits with the status this returns. Signals that arrived
 /// for the parent are not the child's. A panic ends the child as SIGABRT does, and goes no
 /// further up than here.
