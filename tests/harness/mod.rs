@@ -8,6 +8,7 @@
 
 pub mod super_server;
 pub mod peers;
+pub mod private;
 pub mod processes;
 
 use std::fs;
