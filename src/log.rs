@@ -18,7 +18,7 @@ use syslog::{LogFormat, Logger, LoggerBackend, Severity};
 use crate::error::{Error, Status};
 use crate::source::Streams;
 use crate::sys::{self, LocalTime};
-use crate::value::Complaint;
+use crate::value::{self, Complaint};
 
 /// How grave a line is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -70,8 +70,9 @@ impl Target {
                 "stderr" => Ok(Target::Stderr),
                 "stdout" => Ok(Target::Stdout),
                 _ => Err(format!(
-                    "'{}' is unknown: write syslog, stderr, stdout or file:PATH",
-                    escape(text)
+                    "'{}' is unknown{}: write syslog, stderr, stdout or file:PATH",
+                    escape(text),
+                    value::did_you_mean(text, &["syslog", "stderr", "stdout"])
                 )),
             },
         }

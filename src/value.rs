@@ -187,18 +187,23 @@ pub fn nearest<'a>(word: &str, known: impl Iterator<Item = &'a str>) -> Option<&
         .map(|(_, name)| name)
 }
 
+/// The nearest of `known` to a misspelt word, as a question to put behind it; empty if none is near.
+pub fn did_you_mean(word: &str, known: &[&str]) -> String {
+    nearest(word, known.iter().copied())
+        .map(|word| format!(" (did you mean '{word}'?)"))
+        .unwrap_or_default()
+}
+
 /// One of a closed set of words.
 pub fn one_of<T: Copy>(text: &str, known: &[(&'static str, T)]) -> Result<T, Complaint> {
     if let Some((_, value)) = known.iter().find(|(word, _)| *word == text) {
         return Ok(*value);
     }
     let words: Vec<&str> = known.iter().map(|(word, _)| *word).collect();
-    let meant = nearest(text, words.iter().copied())
-        .map(|word| format!(" (did you mean '{word}'?)"))
-        .unwrap_or_default();
     Err(format!(
-        "'{}' is unknown{meant}: write {}",
+        "'{}' is unknown{}: write {}",
         escape(text),
+        did_you_mean(text, &words),
         words.join(", ")
     ))
 }
