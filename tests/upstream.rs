@@ -12,6 +12,7 @@ use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use nix::sys::signal::{Signal, kill};
 use nix::sys::socket::{Backlog, listen};
 
 use harness::peers::{BlackHole, Ending, read_to_ending, reset};
@@ -316,6 +317,50 @@ fn what_a_client_said_before_the_upstream_was_reached_arrives() {
     drop(upstream);
     assert_eq!(read_all(client), b"late reply");
     assert_eq!(field(&proxy.closed(), "reason"), "client-closed");
+}
+
+#[test]
+fn a_client_that_resets_when_the_upstream_has_just_been_reached_is_a_reset_there_too() {
+    let mut hole = BlackHole::at("127.0.0.1:0");
+    let proxy = Standalone::start(&[&hole.address().to_string()]);
+    let mut client = proxy.connect();
+    client.write_all(b"last words").unwrap();
+    proxy.process.log.wait_for("session 1 opened: ");
+    let session = only_child(proxy.process.pid());
+    thread::sleep(Duration::from_millis(100));
+    // Stopped, so that it learns of the connection and of the reset at once.
+    kill(session, Signal::SIGSTOP).unwrap();
+    let upstream = hole.open();
+    reset(client);
+    kill(session, Signal::SIGCONT).unwrap();
+    assert_eq!(
+        read_to_ending(&upstream),
+        (b"last words".to_vec(), Ending::Reset)
+    );
+    let closed = proxy.closed();
+    assert_eq!(field(&closed, "reason"), "client-reset");
+    assert_eq!(field(&closed, "sent"), "10");
+}
+
+#[test]
+fn an_upstream_that_resets_behind_bytes_before_it_was_looked_at_is_a_reset_to_the_client_too() {
+    for said in [&b"last words"[..], b""] {
+        let mut hole = BlackHole::at("127.0.0.1:0");
+        let proxy = Standalone::start(&[&hole.address().to_string()]);
+        let client = proxy.connect();
+        proxy.process.log.wait_for("session 1 opened: ");
+        let session = only_child(proxy.process.pid());
+        thread::sleep(Duration::from_millis(100));
+        kill(session, Signal::SIGSTOP).unwrap();
+        let mut upstream = hole.open();
+        upstream.write_all(said).unwrap();
+        reset(upstream);
+        kill(session, Signal::SIGCONT).unwrap();
+        assert_eq!(read_to_ending(&client), (said.to_vec(), Ending::Reset));
+        let closed = proxy.closed();
+        assert_eq!(field(&closed, "reason"), "server-reset");
+        assert_eq!(field(&closed, "received"), said.len().to_string());
+    }
 }
 
 #[test]
