@@ -287,6 +287,23 @@ impl Syslog {
         if let Connection::Untried = self.connection {
             self.connection = Syslog::connect().map_or(Connection::Absent, Connection::Open);
         }
+        let sent = self.send(level, name, text);
+        match &sent {
+            Ok(()) => sent,
+            // It is full: the line is lost.
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => sent,
+            // It was restarted, and listens on another socket under the same name.
+            Err(_) => match Syslog::connect() {
+                Some(logger) => {
+                    self.connection = Connection::Open(logger);
+                    self.send(level, name, text)
+                }
+                None => sent,
+            },
+        }
+    }
+
+    fn send(&mut self, level: Level, name: &str, text: &str) -> io::Result<()> {
         let Connection::Open(logger) = &mut self.connection else {
             return Ok(());
         };
@@ -298,7 +315,10 @@ impl Syslog {
             Level::Info => logger.info(line),
             Level::Debug => logger.debug(line),
         }
-        .map_err(io::Error::other)
+        .map_err(|error| match error {
+            syslog::Error::Write(error) | syslog::Error::Io(error) => error,
+            error @ syslog::Error::Initialization(_) => io::Error::other(error),
+        })
     }
 
     /// Whether lines belong on standard error, as there is no system's log.
