@@ -29,6 +29,9 @@ use crate::wait::{self, Woken};
 /// Serves one client, and returns the status that a process exits with which had no other.
 /// Where a handler replaces this process, it does not return.
 pub fn serve(client: Client, service: &Service, log: &Log) -> Status {
+    if let Action::Forward(_) = service.action {
+        relay::keep_urgent_data(client.socket.as_fd());
+    }
     let journal = Journal::begin(&client, log);
     // Before the first byte from the client is read.
     let ids = match user::switch_to(service.ids) {

@@ -14,7 +14,8 @@ use nix::unistd::Pid;
 use crate::error::{Error, Status};
 use crate::log::Log;
 use crate::reason::Reason;
-use crate::service::Service;
+use crate::relay;
+use crate::service::{Action, Service};
 use crate::session;
 use crate::source::{Client, Endpoint, Listener, Listeners};
 use crate::sys;
@@ -42,6 +43,10 @@ pub fn run(listeners: Listeners, service: &Service, log: &Log) -> Result<Status,
         // A client that is gone before we accept it must not block the others.
         sys::set_blocking(listener.socket.as_fd(), false)
             .map_err(|errno| Error::system("listener", errno))?;
+        if let Action::Forward(_) = service.action {
+            // What it accepts inherits this. A handler sees the client as it is.
+            relay::keep_urgent_data(listener.socket.as_fd());
+        }
     }
     Supervisor {
         listeners: listeners.sockets,

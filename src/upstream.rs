@@ -20,6 +20,7 @@ use nix::sys::socket::{
 use crate::log::{escape, escape_word};
 use crate::lookup::{self, NoAnswer};
 use crate::reason::Reason;
+use crate::relay;
 use crate::sys;
 use crate::value::{self, Complaint};
 use crate::wait::{self, Woken};
@@ -390,6 +391,7 @@ fn start_connecting(address: SocketAddr, source: Option<IpAddr>) -> nix::Result<
     };
     let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
     let socket = socket(family, SockType::Stream, flags, None)?;
+    relay::keep_urgent_data(socket.as_fd());
     if let Some(source) = source {
         // The port is chosen at connect, when the kernel knows the whole four-tuple (ip(7)).
         setsockopt(&socket, IpBindAddressNoPort, &true)?;

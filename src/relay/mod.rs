@@ -129,8 +129,16 @@ fn prepare(socket: BorrowedFd) -> nix::Result<()> {
     // Each of these fails on sockets other than TCP's, which have no use for it.
     let _ = setsockopt(&socket, TcpNoDelay, &true);
     let _ = setsockopt(&socket, KeepAlive, &true);
-    let _ = setsockopt(&socket, OobInline, &true);
+    keep_urgent_data(socket);
     Ok(())
+}
+
+/// Has urgent data stay in its place in the stream. To be called as early as can be, on a
+/// listener or before connecting: until then, an urgent byte that is the next to be read is
+/// dropped by the kernel when another arrives (`tcp_check_urg`, Linux 6.18).
+pub fn keep_urgent_data(socket: BorrowedFd) {
+    // Fails on sockets other than TCP's, which have no urgent data.
+    let _ = setsockopt(&socket, OobInline, &true);
 }
 
 fn deadline(machine: &Machine, idle_timeout: Option<Duration>) -> Option<Instant> {
