@@ -10,15 +10,16 @@ use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use nix::sys::signal::{Signal, kill};
 use nix::sys::socket::setsockopt;
 use nix::sys::socket::sockopt::{RcvBuf, SndBuf};
 use nix::unistd::Pid;
 
 use harness::peers::{
-    Ending, Noise, Side, Through, read_to_ending, send_until_blocked, send_urgent,
+    BlackHole, Ending, Noise, Side, Through, read_to_ending, send_until_blocked, send_urgent,
 };
-use harness::processes::{context_switches, cpu_time, private_memory};
-use harness::{Engine, Running, Scratch, TCPPROXY, field, patient, read_all};
+use harness::processes::{context_switches, cpu_time, only_child, private_memory};
+use harness::{Engine, Running, Scratch, Standalone, TCPPROXY, Upstream, field, patient, read_all};
 
 const MB: u64 = 1 << 20;
 
@@ -330,6 +331,64 @@ fn urgent_data_from_before_the_session_is_delivered_in_its_place() {
         let upstream = patient(upstreams.accept().unwrap().0);
         client.shutdown(Shutdown::Write).unwrap();
         assert_eq!(read_all(&upstream), b"very urgent indeed", "{engine:?}");
+    });
+}
+
+/// Urgent bytes of which each is the next to be read when the one behind it arrives: where they
+/// are not to be in line, the kernel drops all but the last.
+fn send_urgent_one_by_one(stream: &TcpStream) {
+    for byte in b"urgent" {
+        send_urgent(stream, std::slice::from_ref(byte));
+        thread::sleep(Duration::from_millis(5));
+    }
+}
+
+#[test]
+fn urgent_data_of_a_client_that_is_not_accepted_yet_is_delivered() {
+    Engine::each(|engine| {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let proxy = Standalone::start_with(engine, &[&listener.local_addr().unwrap().to_string()]);
+        // A session shows that the server is at its work; this is about the next one.
+        drop(proxy.connect());
+        drop(listener.accept().unwrap());
+        proxy.process.signal(Signal::SIGSTOP);
+        let client = proxy.connect();
+        send_urgent_one_by_one(&client);
+        client.shutdown(Shutdown::Write).unwrap();
+        proxy.process.signal(Signal::SIGCONT);
+        let upstream = patient(listener.accept().unwrap().0);
+        assert_eq!(read_all(upstream), b"urgent", "{engine:?}");
+    });
+}
+
+#[test]
+fn urgent_data_of_an_upstream_from_before_the_relay_began_is_delivered() {
+    Engine::each(|engine| {
+        let mut hole = BlackHole::at("127.0.0.1:0");
+        let proxy = Standalone::start_with(engine, &[&hole.address().to_string()]);
+        let client = proxy.connect();
+        proxy.process.log.wait_for("session 1 opened: ");
+        let session = only_child(proxy.process.pid());
+        thread::sleep(Duration::from_millis(100));
+        kill(session, Signal::SIGSTOP).unwrap();
+        let upstream = hole.open();
+        send_urgent_one_by_one(&upstream);
+        upstream.shutdown(Shutdown::Write).unwrap();
+        kill(session, Signal::SIGCONT).unwrap();
+        assert_eq!(read_all(client), b"urgent", "{engine:?}");
+    });
+}
+
+#[test]
+fn urgent_data_of_a_client_that_an_access_program_is_asked_about_is_delivered() {
+    Engine::each(|engine| {
+        let upstream = Upstream::new(|stream| read_all(&stream));
+        let name = upstream.name();
+        let proxy = Standalone::start_with(engine, &["--acp", "sleep 0.3", &name]);
+        let client = proxy.connect();
+        send_urgent_one_by_one(&client);
+        client.shutdown(Shutdown::Write).unwrap();
+        assert_eq!(upstream.result(), b"urgent", "{engine:?}");
     });
 }
 
