@@ -1,10 +1,11 @@
 //! The relay as its two peers see it, under each engine: data, its ends, and what is counted.
-//! Resets are in `relay_resets.rs`, pressure and time in `relay_flow.rs`.
+//! Resets are in `relay_resets.rs`, pressure and time in `relay_flow.rs`, much data in
+//! `relay_bulk.rs`, urgent data in `relay_urgent.rs`.
 
 mod harness;
 
 use std::io::{Read, Write};
-use std::net::{Shutdown, TcpListener, TcpStream};
+use std::net::Shutdown;
 use std::os::unix::net::UnixListener;
 use std::thread;
 use std::time::Duration;
@@ -13,11 +14,9 @@ use nix::sys::signal::Signal;
 use nix::sys::socket::getsockopt;
 use nix::sys::socket::sockopt::{KeepAlive, TcpNoDelay};
 
-use harness::peers::{Ending, Noise, Side, Through, read_to_ending};
+use harness::peers::{Noise, Side, Through, read_to_ending};
 use harness::processes::{borrow_descriptor, context_switches, cpu_time, descriptors_of_kind};
-use harness::{
-    Engine, Scratch, Standalone, Upstream, field, free_port, patient, read_all, under_inetd,
-};
+use harness::{Engine, Scratch, Standalone, Upstream, field, free_port, read_all, under_inetd};
 
 const MB: u64 = 1 << 20;
 
@@ -193,97 +192,6 @@ fn a_session_in_which_nobody_says_anything_sleeps() {
 }
 
 #[test]
-fn much_data_arrives_one_way() {
-    for engine in Engine::ALL {
-        for side in Side::ALL {
-            let (proxy, near, far) = Through::start(engine, &[]).seen_from(side);
-            let sender = thread::spawn(move || {
-                Noise::new(7).send(&near, 64 * MB);
-                near.shutdown(Shutdown::Write).unwrap();
-                read_all(&near)
-            });
-            assert_eq!(
-                Noise::new(7).expect_until_end(&far),
-                (64 * MB, Ending::Clean),
-                "{engine:?} from {side:?}"
-            );
-            drop(far);
-            assert_eq!(sender.join().unwrap(), b"");
-            let closed = proxy.closed();
-            let (there, back, reason) = match side {
-                Side::Client => ("sent", "received", "client-closed"),
-                Side::Upstream => ("received", "sent", "server-closed"),
-            };
-            assert_eq!(field(&closed, there), (64 * MB).to_string(), "{engine:?}");
-            assert_eq!(field(&closed, back), "0", "{engine:?}");
-            assert_eq!(field(&closed, "reason"), reason, "{engine:?}");
-        }
-    }
-}
-
-/// Has both sides send this much at once, and compares every byte.
-fn exchange(client: TcpStream, upstream: TcpStream, amount: u64) {
-    let ends = [(client, 1, 2), (upstream, 2, 1)].map(|(stream, mine, theirs)| {
-        let sending = stream.try_clone().unwrap();
-        let sender = thread::spawn(move || {
-            Noise::new(mine).send(&sending, amount);
-            sending.shutdown(Shutdown::Write).unwrap();
-        });
-        let receiver = thread::spawn(move || Noise::new(theirs).expect_until_end(&stream));
-        (sender, receiver)
-    });
-    for (sender, receiver) in ends {
-        sender.join().unwrap();
-        assert_eq!(receiver.join().unwrap(), (amount, Ending::Clean));
-    }
-}
-
-#[test]
-fn two_hundred_megabytes_arrive_both_ways_at_once() {
-    for engine in Engine::ALL {
-        let Through {
-            proxy,
-            client,
-            upstream,
-        } = Through::start(engine, &[]);
-        exchange(client, upstream, 200 * MB);
-        let closed = proxy.closed();
-        assert_eq!(field(&closed, "sent"), (200 * MB).to_string(), "{engine:?}");
-        assert_eq!(
-            field(&closed, "received"),
-            (200 * MB).to_string(),
-            "{engine:?}"
-        );
-    }
-}
-
-#[test]
-fn buffers_of_every_size_deliver_everything() {
-    for engine in Engine::ALL {
-        for (size, amount) in [
-            ("256", MB),
-            ("4097", 4 * MB),
-            ("64k", 8 * MB),
-            ("1m", 8 * MB),
-            ("64m", 8 * MB),
-        ] {
-            let Through {
-                proxy,
-                client,
-                upstream,
-            } = Through::start(engine, &["--buffer-size", size]);
-            exchange(client, upstream, amount);
-            let closed = proxy.closed();
-            assert_eq!(
-                field(&closed, "sent"),
-                amount.to_string(),
-                "{engine:?} {size}"
-            );
-        }
-    }
-}
-
-#[test]
 fn a_reply_arrives_whole_from_a_server_that_closes_before_it_has_read_everything() {
     for engine in Engine::ALL {
         // Whether what it leaves unread makes its close a reset or not.
@@ -318,36 +226,6 @@ fn a_reply_arrives_whole_from_a_server_that_closes_before_it_has_read_everything
                 "{engine:?} {reads}"
             );
         }
-    }
-}
-
-#[test]
-fn a_large_reply_arrives_whole_from_a_server_that_closes_at_once() {
-    for engine in Engine::ALL {
-        let Through {
-            proxy,
-            mut client,
-            upstream,
-        } = Through::start(engine, &[]);
-        client.write_all(b"GET").unwrap();
-        let server = thread::spawn(move || {
-            (&upstream).read_exact(&mut [0; 3]).unwrap();
-            Noise::new(3).send(&upstream, 16 * MB);
-            // Dropped: closed both ways, with data still queued.
-        });
-        thread::sleep(Duration::from_millis(200));
-        assert_eq!(
-            Noise::new(3).expect_until_end(&client),
-            (16 * MB, Ending::Clean),
-            "{engine:?}"
-        );
-        server.join().unwrap();
-        drop(client);
-        assert_eq!(
-            field(&proxy.closed(), "reason"),
-            "server-closed",
-            "{engine:?}"
-        );
     }
 }
 
@@ -523,45 +401,5 @@ fn an_idle_session_stays_under_300_kib_of_private_memory() {
         through.upstream.read_exact(&mut [0]).unwrap();
         let memory = harness::processes::private_memory(through.session());
         assert!(memory < 300 << 10, "{engine:?}: {memory} bytes");
-    }
-}
-
-#[test]
-fn many_sessions_at_once_do_not_mix_their_bytes() {
-    for engine in Engine::ALL {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let proxy = Standalone::start_with(engine, &[&listener.local_addr().unwrap().to_string()]);
-        let server = thread::spawn(move || {
-            let echoes: Vec<_> = (0..20)
-                .map(|_| {
-                    let stream = patient(listener.accept().unwrap().0);
-                    thread::spawn(move || {
-                        std::io::copy(&mut &stream, &mut &stream).unwrap();
-                    })
-                })
-                .collect();
-            for echo in echoes {
-                echo.join().unwrap();
-            }
-        });
-        let clients: Vec<_> = (0..20)
-            .map(|seed| {
-                let stream = proxy.connect();
-                thread::spawn(move || {
-                    let sending = stream.try_clone().unwrap();
-                    let sender = thread::spawn(move || {
-                        Noise::new(seed).send(&sending, MB);
-                        sending.shutdown(Shutdown::Write).unwrap();
-                    });
-                    let got = Noise::new(seed).expect_until_end(&stream);
-                    sender.join().unwrap();
-                    got
-                })
-            })
-            .collect();
-        for client in clients {
-            assert_eq!(client.join().unwrap(), (MB, Ending::Clean), "{engine:?}");
-        }
-        server.join().unwrap();
     }
 }

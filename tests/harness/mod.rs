@@ -7,6 +7,7 @@
 )]
 
 pub mod super_server;
+pub mod narrow;
 pub mod peers;
 pub mod private;
 pub mod processes;

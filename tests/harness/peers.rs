@@ -3,6 +3,7 @@
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::AsRawFd;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use nix::sys::socket::sockopt::Linger;
@@ -277,4 +278,27 @@ impl BlackHole {
             assert!(Instant::now() < deadline, "nobody else connects");
         }
     }
+}
+
+/// An upstream that gives everybody back what they say, until the test ends.
+pub fn echo() -> SocketAddr {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let address = listener.local_addr().unwrap();
+    thread::spawn(move || {
+        for stream in listener.incoming() {
+            let stream = stream.unwrap();
+            thread::spawn(move || {
+                // A client that resets is none of the echo's business.
+                let _ = std::io::copy(&mut &stream, &mut &stream);
+            });
+        }
+    });
+    address
+}
+
+pub fn assert_echoes(mut stream: &TcpStream) {
+    stream.write_all(b"hello").unwrap();
+    let mut back = [0; 5];
+    stream.read_exact(&mut back).unwrap();
+    assert_eq!(&back, b"hello");
 }

@@ -3,6 +3,7 @@
 use std::fs;
 use std::os::fd::{FromRawFd, OwnedFd};
 use std::path::PathBuf;
+use std::thread;
 use std::time::Duration;
 
 use nix::errno::Errno;
@@ -109,4 +110,17 @@ pub fn borrow_descriptor(pid: Pid, number: i32) -> OwnedFd {
         let copy = libc::syscall(libc::SYS_pidfd_getfd, fd, number, 0);
         OwnedFd::from_raw_fd(Errno::result(copy).unwrap() as i32)
     }
+}
+
+/// Fails if a process does more than a little for a second.
+pub fn assert_quiet(pid: Pid, when: &str) {
+    thread::sleep(Duration::from_millis(200));
+    let before = (context_switches(pid), cpu_time(pid));
+    thread::sleep(Duration::from_millis(1000));
+    let switches = context_switches(pid) - before.0;
+    let cpu = cpu_time(pid) - before.1;
+    assert!(
+        switches <= 20 && cpu <= Duration::from_millis(20),
+        "{when}: {switches} context switches, {cpu:?} of processor time"
+    );
 }
