@@ -153,6 +153,25 @@ fn after_a_refusal_the_next_address_does_not_wait() {
 }
 
 #[test]
+fn after_a_refusal_the_next_address_does_not_wait_for_one_that_is_still_tried() {
+    privately(|| {
+        let scratch = Scratch::new();
+        add_address("2001:db8::1/128");
+        add_address("2001:db8::2/128");
+        // The families take turns: dead, refusing, alive.
+        let hosts = "2001:db8::1 three.example\n2001:db8::2 three.example\n\
+                     127.0.0.1 three.example\n";
+        let _names = names(&scratch, hosts);
+        let port = speaker("[2001:db8::2]:0", "three").port();
+        let _hole = BlackHole::at(("2001:db8::1", port));
+        let proxy = Standalone::start(&[&format!("three.example:{port}")]);
+        let (heard, took) = heard_through(&proxy);
+        assert_eq!(heard, "three");
+        assert!((200..480).contains(&took.as_millis()), "{took:?}");
+    });
+}
+
+#[test]
 fn the_last_of_many_addresses_wins_where_the_others_are_dead() {
     privately(|| {
         let scratch = Scratch::new();

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use nix::sys::socket::sockopt::Linger;
 use nix::sys::socket::{Backlog, MsgFlags, listen, send, setsockopt};
 
-use super::{Engine, PATIENCE, Standalone, patient};
+use super::{Engine, Standalone, eventually, patient};
 
 /// One end of a session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -261,22 +261,20 @@ impl BlackHole {
         self.listener.local_addr().unwrap()
     }
 
-    /// Makes room, so that connections are made again.
+    /// Makes room, so that connections are made again. Returns the first that somebody else
+    /// makes.
     pub fn open(&mut self) -> TcpStream {
-        self.listener.set_nonblocking(false).unwrap();
+        self.listener.set_nonblocking(true).unwrap();
         let known: Vec<SocketAddr> = self
             .filling
             .drain(..)
             .map(|stream| stream.local_addr().unwrap())
             .collect();
-        let deadline = Instant::now() + PATIENCE;
-        loop {
-            let (stream, from) = self.listener.accept().unwrap();
-            if !known.contains(&from) {
-                return patient(stream);
-            }
-            assert!(Instant::now() < deadline, "nobody else connects");
-        }
+        eventually("somebody else to connect", || {
+            let (stream, from) = self.listener.accept().ok()?;
+            stream.set_nonblocking(false).unwrap();
+            (!known.contains(&from)).then(|| patient(stream))
+        })
     }
 }
 
