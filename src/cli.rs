@@ -3,17 +3,20 @@
 //! getopts(3)-style parsing is the getopts crate's; which options there are is
 //! [`crate::settings`]' business. Handler arguments need not be UTF-8, everything else must be.
 
+use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
 
-use getopts::{Fail, Options, ParsingStyle};
+use getopts::{Fail, HasArg, Matches, Occur, Options, ParsingStyle};
 
+use crate::config::Server;
 use crate::error::Error;
-use crate::log::escape;
+use crate::log::brief;
+use crate::place::Place;
 use crate::program::Program;
-use crate::settings::{SETTINGS, Setting, Written};
+use crate::settings::{Fault, Given, SETTINGS, Setting, Takes, Written};
 use crate::upstream::Upstream;
-use crate::value::{self, Complaint};
+use crate::value;
 
 /// A command line, parsed.
 #[derive(Debug, Default)]
@@ -24,103 +27,192 @@ pub struct CommandLine {
     pub server: Option<Server>,
 }
 
-/// What serves a connection, as the `server` argument names it.
-#[derive(Debug)]
-pub enum Server {
-    /// It is forwarded there.
-    Upstream(Upstream),
-    /// This program is started for it.
-    Handler(Program),
-}
-
-/// Parses the arguments (without the program's own name). The error is of status 64 and names
-/// the option, the word, and what would be right.
+/// Parses the arguments (without the program's own name). The error names the option, the word,
+/// and what would be right; it is of status 64, or 78 for users and groups that cannot be.
 pub fn parse(arguments: impl Iterator<Item = OsString>) -> Result<CommandLine, Error> {
     let arguments: Vec<OsString> = arguments.collect();
     let options = options();
     let mut parsed = CommandLine::default();
+    let mut state = State::default();
     let mut rest = arguments.as_slice();
     // Options may stand on both sides of an upstream, but what follows a handler is the
     // handler's own. So getopts is asked for one stretch up to a free argument at a time.
-    let mut options_ended = false;
     while !rest.is_empty() {
-        if !options_ended {
-            (rest, options_ended) = take_options(&options, rest, &mut parsed.written)?;
+        if !state.options_ended {
+            rest = take_options(&options, rest, &mut parsed.written, &mut state)?;
         }
         let Some((word, after)) = rest.split_first() else {
             break;
         };
-        if parsed.server.is_some() {
+        if state.pidfile_wanted() {
+            let name = word
+                .to_str()
+                .ok_or_else(|| not_utf8("-p/--pidfile", word))?;
+            let path = value::path(name)
+                .map_err(|complaint| Error::usage(format!("option -p/--pidfile: {complaint}")))?;
+            parsed.written.pidfile = Some(Some(path));
+            state.pidfile_named = true;
+        } else if parsed.server.is_some() {
             return Err(Error::usage(format!(
                 "unexpected argument '{}' after the server",
-                escape(word.as_bytes())
+                brief(word.as_bytes())
             )));
-        }
-        if names_program(word) {
+        } else if names_program(word) {
             parsed.server = Some(Server::Handler(handler(word, after)?));
             break;
+        } else {
+            parsed.server = Some(Server::Upstreams(vec![upstream(word)?]));
         }
-        parsed.server = Some(Server::Upstream(upstream(word)?));
         rest = after;
     }
+    if state.pidfile_wanted() {
+        return Err(Error::usage(
+            "option -p/--pidfile: given twice, it needs the file's name as an argument",
+        ));
+    }
     Ok(parsed)
+}
+
+/// What has been seen of the command line.
+#[derive(Default)]
+struct State {
+    /// `--` was among it.
+    options_ended: bool,
+    /// Which options, by name, so often.
+    seen: HashMap<&'static str, usize>,
+    /// `-p` so many times.
+    pidfile_flags: usize,
+    /// The file of `-p -p` has been named.
+    pidfile_named: bool,
+}
+
+impl State {
+    /// Whether the next free argument is the pid file's name.
+    fn pidfile_wanted(&self) -> bool {
+        self.pidfile_flags > 1 && !self.pidfile_named
+    }
 }
 
 fn options() -> Options {
     let mut options = Options::new();
     options.parsing_style(ParsingStyle::StopAtFirstFree);
     for setting in SETTINGS {
-        let short = setting.short.map(String::from).unwrap_or_default();
-        // All may be repeated as far as getopts is concerned: the table has the better message.
-        match setting.value {
-            Some(value) => options.optmulti(&short, setting.name, "", value),
-            None => options.optflagmulti(&short, setting.name, ""),
-        };
+        // All may be repeated as far as getopts is concerned: we have the better message.
+        let mut shorts = setting.short.iter().map(char::to_string);
+        let short = shorts.next().unwrap_or_default();
+        match setting.takes {
+            Takes::Switch | Takes::Nothing => {
+                options.optflagmulti(&short, setting.name, "");
+            }
+            Takes::Value(value) | Takes::Command(value) => {
+                options.optmulti(&short, setting.name, "", value);
+                for other in shorts {
+                    options.optmulti(&other, "", "", value);
+                }
+            }
+            // The short form takes no value, so that `-p server` means what it says.
+            Takes::Perhaps(value) => {
+                options.optflagmulti(&short, "", "");
+                options.opt("", setting.name, "", value, HasArg::Maybe, Occur::Multi);
+            }
+        }
     }
     options
 }
 
-/// Notes down the options that `arguments` begins with. Returns what follows them, and whether
-/// `--` has ended the options for good.
+/// Notes down the options that `arguments` begins with. Returns what follows them.
 fn take_options<'a>(
     options: &Options,
     arguments: &'a [OsString],
     written: &mut Written,
-) -> Result<(&'a [OsString], bool), Error> {
+    state: &mut State,
+) -> Result<&'a [OsString], Error> {
     // getopts takes UTF-8 only; a handler's path and arguments behind the options need not be.
     let text: Vec<&str> = arguments.iter().map_while(|word| word.to_str()).collect();
     let matches = options.parse(&text).map_err(|fail| match fail {
-        Fail::ArgumentMissing(name) if text.len() < arguments.len() => Error::usage(format!(
-            "option {}: '{}' is not UTF-8",
-            spelling(&name),
-            escape(arguments[text.len()].as_bytes())
-        )),
+        Fail::ArgumentMissing(name) if text.len() < arguments.len() => {
+            not_utf8(&spelling(&name), &arguments[text.len()])
+        }
         fail => complaint_of(&fail),
     })?;
     for setting in SETTINGS {
-        let values = match setting.value {
-            Some(_) => matches.opt_strs(setting.name),
-            None => vec![String::new(); matches.opt_count(setting.name)],
-        };
-        for value in values {
-            (setting.write)(written, &value).map_err(|complaint| bad_value(setting, &complaint))?;
+        let values = values_of(setting, &matches);
+        if values.is_empty() {
+            continue;
+        }
+        let seen = state.seen.entry(setting.name).or_default();
+        *seen += values.len();
+        if let Takes::Perhaps(_) = setting.takes {
+            state.pidfile_flags += values.iter().filter(|value| value.is_empty()).count();
+        } else if *seen > 1 && !setting.repeatable {
+            return Err(bad_value(setting, "is given twice"));
+        }
+        for text in &values {
+            let given = Given {
+                text,
+                place: &Place::CommandLine,
+            };
+            (setting.write)(written, given).map_err(|fault| match fault {
+                Fault::Bad(complaint) => bad_value(setting, &complaint),
+                Fault::Refused(complaint) => {
+                    Error::config(format!("option {}: {complaint}", setting.spelling()))
+                }
+            })?;
         }
     }
     let taken = text.len() - matches.free.len();
     let rest = &arguments[taken..];
+    state.options_ended = matches.free_trailing_start().is_some();
     if let Some(word) = rest.first()
         && word.as_bytes().starts_with(b"-")
         && word.to_str().is_none()
     {
         return Err(Error::usage(format!(
             "option '{}' is not UTF-8",
-            escape(word.as_bytes())
+            brief(word.as_bytes())
         )));
     }
-    Ok((rest, matches.free_trailing_start().is_some()))
+    Ok(rest)
 }
 
-fn bad_value(setting: &Setting, complaint: &Complaint) -> Error {
+/// The values that a setting was given; the empty string for each time without one.
+fn values_of(setting: &Setting, matches: &Matches) -> Vec<String> {
+    let times = |name: &str| vec![String::new(); matches.opt_count(name)];
+    match setting.takes {
+        Takes::Switch | Takes::Nothing => times(setting.name),
+        Takes::Value(_) | Takes::Command(_) => {
+            let others = setting.short.iter().skip(1);
+            let others = others.flat_map(|short| matches.opt_strs(&short.to_string()));
+            matches
+                .opt_strs(setting.name)
+                .into_iter()
+                .chain(others)
+                .collect()
+        }
+        Takes::Perhaps(_) => {
+            let named = matches.opt_strs(setting.name);
+            let bare = matches.opt_count(setting.name) - named.len();
+            let short = setting
+                .short
+                .iter()
+                .flat_map(|short| times(&short.to_string()));
+            named
+                .into_iter()
+                .chain(vec![String::new(); bare])
+                .chain(short)
+                .collect()
+        }
+    }
+}
+
+fn not_utf8(option: &str, word: &OsStr) -> Error {
+    Error::usage(format!(
+        "option {option}: '{}' is not UTF-8",
+        brief(word.as_bytes())
+    ))
+}
+
+fn bad_value(setting: &Setting, complaint: &str) -> Error {
     Error::usage(format!("option {}: {complaint}", setting.spelling()))
 }
 
@@ -129,12 +221,12 @@ fn complaint_of(fail: &Fail) -> Error {
         Fail::UnrecognizedOption(name) => match value::nearest(name, known_names(name)) {
             Some(meant) => format!(
                 "unknown option {} (did you mean {}?)",
-                escape(dashed(name)),
+                brief(dashed(name)),
                 dashed(meant)
             ),
             None => format!(
                 "unknown option {} (tcpproxy --help lists them)",
-                escape(dashed(name))
+                brief(dashed(name))
             ),
         },
         Fail::ArgumentMissing(name) => format!("option {}: needs a value", spelling(name)),
@@ -158,7 +250,8 @@ fn spelling(name: &str) -> String {
     SETTINGS
         .iter()
         .find(|setting| {
-            setting.name == name || setting.short.is_some_and(|s| name == s.to_string())
+            let is_short = |short: &char| name == short.to_string();
+            setting.name == name || setting.short.iter().any(is_short)
         })
         .map_or_else(|| dashed(name), Setting::spelling)
 }
@@ -189,9 +282,9 @@ fn handler(word: &OsStr, arguments: &[OsString]) -> Result<Program, Error> {
 }
 
 fn upstream(word: &OsStr) -> Result<Upstream, Error> {
-    let text = word.to_str().ok_or_else(|| {
-        Error::usage(format!("server '{}' is not UTF-8", escape(word.as_bytes())))
-    })?;
+    let text = word
+        .to_str()
+        .ok_or_else(|| Error::usage(format!("server '{}' is not UTF-8", brief(word.as_bytes()))))?;
     Upstream::parse(text).map_err(|complaint| Error::usage(format!("server: {complaint}")))
 }
 
@@ -213,8 +306,8 @@ mod tests {
     #[test]
     fn options_may_stand_on_both_sides_of_an_upstream() {
         let line = parsed(&["-t", "5", "host:25", "-y"]);
-        assert!(line.written.idle_timeout.is_some() && line.written.clear_env);
-        assert!(matches!(line.server, Some(Server::Upstream(_))));
+        assert!(line.written.timeout.is_some() && line.written.clear_env == Some(true));
+        assert!(matches!(line.server, Some(Server::Upstreams(_))));
     }
 
     #[test]
@@ -267,19 +360,36 @@ mod tests {
     #[test]
     fn short_options_are_grouped_and_values_attached() {
         let line = parsed(&["-yt5", "-wF", "--connect-timeout=3", "h:1"]);
-        assert!(line.written.clear_env);
+        assert_eq!(line.written.clear_env, Some(true));
         assert_eq!(
-            line.written.idle_timeout,
+            line.written.timeout,
             Some(Some(std::time::Duration::from_secs(5)))
         );
-        assert_eq!(line.written.transcript, Some("F".into()));
+        assert_eq!(line.written.write, Some("F".into()));
     }
 
     #[test]
     fn two_dashes_end_the_options() {
         let line = parsed(&["--", "host:25"]);
-        assert!(matches!(line.server, Some(Server::Upstream(_))));
+        assert!(matches!(line.server, Some(Server::Upstreams(_))));
         assert!(refused(&["--", "host:25", "-y"]).contains("unexpected argument '-y'"));
+    }
+
+    #[test]
+    fn the_pid_file_is_named_in_each_of_its_forms() {
+        for (words, path) in [
+            (&["-p", "h:1"][..], "/var/run/tcpproxy.pid"),
+            (&["--pidfile", "h:1"], "/var/run/tcpproxy.pid"),
+            (&["--pidfile=/x", "h:1"], "/x"),
+            (&["-pp", "/x", "h:1"], "/x"),
+            (&["-p", "-p", "/x", "-b", "1", "h:1"], "/x"),
+            (&["-p", "-t", "5", "-p", "x", "/bin/cat"], "x"),
+        ] {
+            let line = parsed(words);
+            assert_eq!(line.written.pidfile, Some(Some(path.into())), "{words:?}");
+            assert!(line.server.is_some(), "{words:?}");
+        }
+        assert!(refused(&["-pp"]).contains("needs the file's name"));
     }
 
     #[test]

@@ -12,6 +12,8 @@ use nix::errno::Errno;
 pub enum Status {
     /// The connection was served or denied, or the server was asked to end.
     Done = 0,
+    /// The rules would not let in the client that `--explain` was asked about.
+    NotAdmitted = 1,
     /// The command line is wrong.
     Usage = 64,
     /// No upstream could be reached.
@@ -54,7 +56,7 @@ impl Error {
             Errno::EACCES | Errno::EPERM => Status::NotPermitted,
             _ => Status::System,
         };
-        Error::new(status, format!("{what}: {}", errno.desc()))
+        Error::new(status, format!("{what}: {}", describe(errno)))
     }
 
     /// As [`Error::system`], for a call of std's.
@@ -76,6 +78,16 @@ impl Error {
     /// The status to exit with.
     pub fn status(&self) -> Status {
         self.status
+    }
+}
+
+/// What the system calls an error, in strerror(3)'s words.
+pub fn describe(errno: Errno) -> String {
+    let text = std::io::Error::from(errno).to_string();
+    // std adds the number.
+    match text.rsplit_once(" (os error ") {
+        Some((text, _)) => text.to_owned(),
+        None => text,
     }
 }
 

@@ -4,67 +4,81 @@
 //! The way through the house, always from left to right:
 //!
 //! ```text
-//! argv ──► cli ──► Service (what is decided before anybody connects)
-//!                     │
+//! argv, file ──► cli, config ──► setup: services (what is decided before anybody connects)
+//!                                   │
 //! source ──► session ──► gate ──► action
 //! (a Client)  (the story)  (an Admitted)  (upstream + relay, or a handler) ──► Reason ──► log
 //! ```
 //!
 //! | room | knows | may touch |
 //! | --- | --- | --- |
-//! | [`cli`] | argv → what was written | nothing |
-//! | [`settings`] | the one table of options: name, value, default, help line | nothing |
+//! | [`cli`] | argv → what was written | services(5), users and groups |
+//! | [`config`] | tcpproxy.conf → what was written, with places; and back to text | files to read |
+//! | [`settings`] | the one table of options and directives: name, scope, value, default, help line | nothing |
 //! | [`value`] | the values that settings take | services(5) |
-//! | [`service`] | what it all means, decided once | user and group names |
+//! | [`setup`] | command line and file, merged | [`config`] |
+//! | [`service`] | what it means for a client; which service is whose | names of interfaces |
+//! | [`explain`] | what would happen to a client | nothing |
 //! | [`source`] | where connected sockets come from: handed over, or accepted | sockets |
-//! | [`supervisor`] | accept, fork, reap, end | processes, signals; never a client's byte |
-//! | [`session`] | the order of the steps for one connection | the rooms right of it |
-//! | [`gate`] | rules (pure), the access control program | [`program`] |
-//! | [`program`] | what a program is started with | processes |
+//! | [`supervisor`] | accept, count, fork, reap, reload, signals | processes; never a client's byte |
+//! | [`session`] | the order of the steps for one connection, and its journal | the rooms right of it |
+//! | [`gate`] | limits, rules (pure), the access control program | [`program`], the state directory |
+//! | [`program`] | what a program is started with, and how it is ended | processes |
 //! | [`user`] | groups → gid → uid, verified | ids |
 //! | [`lookup`] | names and addresses, within a time | the resolver, in a child |
 //! | [`upstream`] | names → addresses → a connected socket (RFC 8305) | sockets |
 //! | [`relay`] | two directions, their buffers, the idle clock | two descriptors |
 //! | [`transcript`] | what `--write` records | a file |
 //! | [`wait`] | the one way in which a session sleeps | poll |
-//! | [`log`] | sinks, levels, escaping: the only voice | syslog, files, standard streams |
-//! | [`reason`], [`error`] | why a session, and why the program, ended | nothing |
-//! | [`sys`] | every `unsafe` line | libc |
+//! | [`log`], [`access_log`] | sinks, levels, escaping: the only voice | syslog, files, standard streams |
+//! | [`notify`], [`pidfile`] | the server's state, for those who watch it | a socket, a file |
+//! | [`reason`], [`error`], [`place`] | why it ended; where it was written | nothing |
+//! | `sys` | every `unsafe` line | libc |
 
 #![deny(unsafe_code)]
 
+pub mod access_log;
 pub mod cli;
+pub mod config;
 pub mod error;
+pub mod explain;
 pub mod gate;
 pub mod log;
 pub mod lookup;
+pub mod notify;
+pub mod pidfile;
+pub mod place;
 pub mod program;
 pub mod reason;
 pub mod relay;
 pub mod service;
 pub mod session;
 pub mod settings;
+pub mod setup;
 pub mod source;
 pub mod supervisor;
 #[expect(unsafe_code, reason = "this is where unsafe lives")]
-pub mod sys;
+mod sys;
 pub mod transcript;
 pub mod upstream;
 pub mod user;
 pub mod value;
 pub mod wait;
 
+use std::env;
 use std::io::{self, Write};
-use std::{env, mem};
 
 use nix::sys::signal::Signal;
 
 use cli::CommandLine;
 use error::{Error, Status};
+use gate::StateDir;
 use log::Log;
 use service::Service;
-use settings::Shown;
-use source::{Source, Streams};
+use settings::{Explained, Shown};
+use setup::{Listening, Setup, Unusable};
+use source::{Client, Source, Streams};
+use supervisor::{Again, State};
 use user::Ids;
 
 /// The whole program, from its arguments to the status it exits with.
@@ -76,7 +90,7 @@ pub fn main() -> Status {
     };
     log::report_panics(streams);
     let mut log = Log::at_start(streams);
-    match cli::parse(env::args_os().skip(1)).and_then(|line| run(line, streams, &mut log)) {
+    match cli::parse(env::args_os().skip(1)).and_then(|line| run(&line, streams, &mut log)) {
         Ok(status) => status,
         Err(error) => {
             log.fatal(&error);
@@ -85,58 +99,138 @@ pub fn main() -> Status {
     }
 }
 
-fn run(line: CommandLine, streams: Streams, log: &mut Log) -> Result<Status, Error> {
-    let CommandLine {
-        mut written,
-        server,
-    } = line;
+fn run(line: &CommandLine, streams: Streams, log: &mut Log) -> Result<Status, Error> {
+    let written = &line.written;
     if let Some(shown) = written.shown {
         return show(shown, streams);
     }
-    let standalone = written.standalone;
-    let binds = mem::take(&mut written.binds);
-    if standalone && binds.is_empty() {
-        return Err(Error::usage(
-            "option -s/--standalone: needs -b [interface:]port to say where to listen",
-        ));
+    if written.check == Some(true) {
+        return check(line, streams, log);
     }
-    let log_settings = log::Settings {
-        name: written.log_name.take(),
-        level: written.log_level,
-        targets: mem::take(&mut written.log_targets),
-    };
-    let (user_is_chosen, group_is_chosen) = (written.user.is_some(), written.group.is_some());
-    let service = Service::new(written, server)?;
+    if let Some(times) = written.list {
+        return list(line, times, streams);
+    }
+    let setup = Setup::new(line)?;
+    if let Some(asked) = &written.explain {
+        return explain(asked, &setup, streams);
+    }
     // A log or a transcript that reaches a limit on file sizes must not end the session.
     sys::ignore(Signal::SIGXFSZ).map_err(|errno| Error::system("signals", errno))?;
-    *log = Log::open(log_settings, standalone, streams)?;
-    if (user_is_chosen || group_is_chosen) && !user::has_root() {
-        let current = Ids::current();
-        let others = user_is_chosen && service.ids.uid != current.uid
-            || group_is_chosen && service.ids.gid != current.gid;
-        if others {
-            log.warning(format_args!(
-                "not started as root: serving as {current}, not as {}",
-                service.ids
-            ));
-        }
-    }
-    match source::find(standalone, &binds, streams, log)? {
-        Source::Connection(client) => {
-            sys::watch_signals(&wait::ENDING).map_err(|errno| Error::system("signals", errno))?;
-            Ok(session::serve(client, &service, log))
-        }
+    *log = open_log(&setup, streams)?;
+    let server = &setup.server;
+    match source::find(server.listening, &server.binds, streams, log)? {
+        Source::Connection(client) => serve_one(client, &setup, log),
         Source::Gone => Ok(session::note_gone(log)),
-        Source::Listeners(listeners) => supervisor::run(listeners, &service, log),
+        Source::Listeners(listeners) => {
+            if listeners.own {
+                setup.services.check_addresses()?;
+            }
+            let log = log.clone();
+            let again = Again {
+                setup: &|| Ok(Setup::new(line)?),
+                log: &|setup| open_log(setup, streams),
+            };
+            supervisor::run(listeners, State { setup, log }, again)
+        }
     }
 }
 
-/// Shows the usage or the version; on standard output unless a client is there.
-fn show(shown: Shown, streams: Streams) -> Result<Status, Error> {
-    let text = match shown {
-        Shown::Help => settings::usage(),
-        Shown::Version => format!("tcpproxy {}\n", env!("CARGO_PKG_VERSION")),
+fn open_log(setup: &Setup, streams: Streams) -> Result<Log, Error> {
+    let standalone = setup.server.listening != Listening::Never;
+    let log = Log::open(&setup.server.log, standalone, streams)?;
+    setup
+        .services
+        .all()
+        .for_each(|service| warn_of_ids(service, &log));
+    Ok(log)
+}
+
+/// Serves the one connection that this process was started for.
+fn serve_one(client: Client, setup: &Setup, log: &Log) -> Result<Status, Error> {
+    // What a server is told by these is not for those that serve one client.
+    let deaf_to = [Signal::SIGHUP, Signal::SIGQUIT, Signal::SIGUSR1];
+    sys::watch_signals(&wait::ENDING, &deaf_to).map_err(|errno| Error::system("signals", errno))?;
+    let Some(service) = setup.services.find(&client.local) else {
+        session::close_unserved(&client, log);
+        let line = format!("no service is configured for {}", client.local);
+        return Err(Error::config(line));
     };
+    let state = match &setup.server.state_dir {
+        Some(path) => Some(StateDir::open(path)?),
+        None => None,
+    };
+    let log = log.under(service.log_name.as_deref());
+    Ok(session::serve(client, service, state.as_ref(), &log))
+}
+
+fn warn_of_ids(service: &Service, log: &Log) {
+    let current = Ids::current();
+    let (user, group) = service.chosen;
+    let others = user.is_some_and(|user| user != current.uid)
+        || group.is_some_and(|group| group != current.gid);
+    if others && !user::has_root() {
+        log.warning(format_args!(
+            "not started as root: serving as {current}, not as {}",
+            service.ids
+        ));
+    }
+}
+
+/// Says `ok`, or everything that is wrong with the configuration.
+fn check(line: &CommandLine, streams: Streams, log: &Log) -> Result<Status, Error> {
+    match Setup::new(line) {
+        Ok(_) => print("ok\n", streams),
+        Err(Unusable::Error(error)) => Err(error),
+        Err(Unusable::Problems(problems)) => {
+            for problem in problems {
+                log.fatal(&Error::config(problem.to_string()));
+            }
+            Ok(Status::Config)
+        }
+    }
+}
+
+/// Lists the listeners, or the whole configuration.
+fn list(line: &CommandLine, times: usize, streams: Streams) -> Result<Status, Error> {
+    let config = setup::effective_config(line)?;
+    if times > 1 {
+        let text = match &line.server {
+            Some(server) if config.services.is_empty() => {
+                config::print_handed_over(&config.defaults, server)
+            }
+            _ => config::print(&config),
+        };
+        return print(&text, streams);
+    }
+    let place = |entry: &config::Entry| format!("{}:{}\n", entry.interface, entry.port);
+    print(
+        &config.services.iter().map(place).collect::<String>(),
+        streams,
+    )
+}
+
+fn explain(asked: &Explained, setup: &Setup, streams: Streams) -> Result<Status, Error> {
+    let explanation = explain::explain(asked, &setup.services);
+    print(&explanation.text, streams)?;
+    Ok(match explanation.admitted {
+        true => Status::Done,
+        false => Status::NotAdmitted,
+    })
+}
+
+/// Shows the usage or the version.
+fn show(shown: Shown, streams: Streams) -> Result<Status, Error> {
+    match shown {
+        Shown::Help => print(&settings::usage(), streams),
+        Shown::Version => print(
+            &format!("tcpproxy {}\n", env!("CARGO_PKG_VERSION")),
+            streams,
+        ),
+    }
+}
+
+/// Prints on standard output, unless a client is there.
+fn print(text: &str, streams: Streams) -> Result<Status, Error> {
     if !streams.stdout_is_client {
         io::stdout()
             .write_all(text.as_bytes())

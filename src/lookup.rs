@@ -85,7 +85,9 @@ pub fn confirmed_name(address: IpAddr) -> Option<String> {
     };
     let deadline = Instant::now() + NAME_TIMEOUT;
     let name = ask(question, deadline, None).ok()?;
-    (!name.is_empty()).then_some(name)
+    // Programs are often shell scripts, and name services pass on what others say.
+    let fits = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_');
+    (!name.is_empty() && name.bytes().all(fits)).then_some(name)
 }
 
 /// Has a question answered by a child process.

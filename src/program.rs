@@ -3,13 +3,20 @@
 
 use std::ffi::OsString;
 use std::io;
+use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{self, Path};
-use std::process::Command;
+use std::process::{Child, Command};
+use std::time::{Duration, Instant};
+
+use nix::poll::{PollFd, PollFlags};
+use nix::sys::signal::{Signal, killpg};
+use nix::unistd::Pid;
 
 use crate::log::escape;
 use crate::source::{Client, Endpoint};
 use crate::sys;
+use crate::wait;
 
 /// A program and its arguments.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -47,6 +54,14 @@ impl Program {
             line.push(argument);
         }
         line
+    }
+
+    /// The path and the arguments, as far as they are text.
+    pub fn words(&self) -> Vec<String> {
+        let words = [&self.path].into_iter().chain(&self.arguments);
+        words
+            .map(|word| word.to_string_lossy().into_owned())
+            .collect()
     }
 
     /// The program's path, in a form that can be logged.
@@ -118,4 +133,18 @@ impl Facts {
             ("SESSION", client.session().to_string()),
         ])
     }
+}
+
+/// Ends a program and the process group that it leads: with SIGTERM, and with SIGKILL what is left
+/// after `grace`.
+pub fn end(child: &mut Child, grace: Duration) {
+    let group = Pid::from_raw(child.id() as i32);
+    // There may be nobody left to signal. Until it is waited for, its number is not another's.
+    let _ = killpg(group, Signal::SIGTERM);
+    if let Ok(exit) = sys::watch_child(group) {
+        let mut set = [PollFd::new(exit.as_fd(), PollFlags::POLLIN)];
+        let _ = wait::until_ready(&mut set, Instant::now() + grace);
+    }
+    let _ = killpg(group, Signal::SIGKILL);
+    let _ = child.wait();
 }

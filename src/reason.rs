@@ -17,6 +17,10 @@ pub enum Reason {
     ServerReset,
     /// No byte passed for as long as `timeout` allows.
     IdleTimeout,
+    /// One side had ended, and no byte passed for as long as `half-close-timeout` allows.
+    HalfCloseTimeout,
+    /// The session lasted as long as `max-duration` allows.
+    MaxDuration,
     /// No upstream answered in time.
     ConnectTimeout,
     /// The last upstream tried refused the connection.
@@ -29,6 +33,12 @@ pub enum Reason {
     DeniedByRule,
     /// The access program did not grant access.
     DeniedByProgram,
+    /// There were as many sessions as `max-sessions` allows.
+    TooManySessions,
+    /// The client had as many sessions as `max-per-source` allows.
+    TooManyFromClient,
+    /// The client began more sessions than `rate` allows.
+    TooFastFromClient,
     /// The session was asked to end.
     Terminated,
     /// The handler ended, with whatever status.
@@ -47,12 +57,17 @@ impl Reason {
         Reason::ClientReset,
         Reason::ServerReset,
         Reason::IdleTimeout,
+        Reason::HalfCloseTimeout,
+        Reason::MaxDuration,
         Reason::ConnectTimeout,
         Reason::ConnectRefused,
         Reason::ConnectFailed,
         Reason::NameNotFound,
         Reason::DeniedByRule,
         Reason::DeniedByProgram,
+        Reason::TooManySessions,
+        Reason::TooManyFromClient,
+        Reason::TooFastFromClient,
         Reason::Terminated,
         Reason::HandlerExited,
         Reason::HandlerFailed,
@@ -67,12 +82,17 @@ impl Reason {
             Reason::ClientReset => "client-reset",
             Reason::ServerReset => "server-reset",
             Reason::IdleTimeout => "idle-timeout",
+            Reason::HalfCloseTimeout => "half-close-timeout",
+            Reason::MaxDuration => "max-duration",
             Reason::ConnectTimeout => "connect-timeout",
             Reason::ConnectRefused => "connect-refused",
             Reason::ConnectFailed => "connect-failed",
             Reason::NameNotFound => "name-not-found",
             Reason::DeniedByRule => "denied-by-rule",
             Reason::DeniedByProgram => "denied-by-program",
+            Reason::TooManySessions => "too-many-sessions",
+            Reason::TooManyFromClient => "too-many-from-client",
+            Reason::TooFastFromClient => "too-fast-from-client",
             Reason::Terminated => "terminated",
             Reason::HandlerExited => "handler-exited",
             Reason::HandlerFailed => "handler-failed",
@@ -88,8 +108,13 @@ impl Reason {
             | Reason::ClientReset
             | Reason::ServerReset
             | Reason::IdleTimeout
+            | Reason::HalfCloseTimeout
+            | Reason::MaxDuration
             | Reason::DeniedByRule
             | Reason::DeniedByProgram
+            | Reason::TooManySessions
+            | Reason::TooManyFromClient
+            | Reason::TooFastFromClient
             | Reason::Terminated
             | Reason::HandlerExited => Status::Done,
             Reason::ConnectTimeout
@@ -109,6 +134,8 @@ impl Reason {
             | Reason::ClientReset
             | Reason::ServerReset
             | Reason::IdleTimeout
+            | Reason::HalfCloseTimeout
+            | Reason::MaxDuration
             | Reason::Terminated
             | Reason::HandlerExited => false,
             Reason::ConnectTimeout
@@ -117,6 +144,9 @@ impl Reason {
             | Reason::NameNotFound
             | Reason::DeniedByRule
             | Reason::DeniedByProgram
+            | Reason::TooManySessions
+            | Reason::TooManyFromClient
+            | Reason::TooFastFromClient
             | Reason::HandlerFailed
             | Reason::InternalError => true,
         }

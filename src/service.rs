@@ -1,31 +1,47 @@
-//! What it all means: a [`Service`] says everything about how a client is served, and was decided
-//! before any client connected.
+//! What it all means for a client: a [`Service`] says everything about how it is served, and was
+//! decided before any client connected.
 
+use std::cell::OnceCell;
+use std::collections::HashMap;
 use std::ffi::OsString;
+use std::net::IpAddr;
 use std::path::PathBuf;
+use std::rc::Rc;
 use std::time::Duration;
 
-use crate::cli::Server;
+use nix::unistd::{Gid, Uid};
+
+use crate::config::{Entry, Server};
 use crate::error::Error;
-use crate::gate::{AccessProgram, Gate, Rules};
+use crate::gate::{AccessProgram, Gate, Limits, Rules};
 use crate::program::{Environment, Program};
 use crate::relay;
-use crate::settings::Written;
-use crate::source::Client;
+use crate::settings::{Written, default};
+use crate::source::{Bind, Endpoint, Interface};
 use crate::upstream::Route;
 use crate::user::Ids;
 
 /// How clients are served.
 #[derive(Debug)]
 pub struct Service {
+    /// What it is called where services are told apart: `*:25`, or `-` for the only one.
+    pub label: String,
+    /// How many sessions one client may have.
+    pub limits: Limits,
     /// Who may pass.
     pub gate: Gate,
     /// What happens to those who may.
     pub action: Action,
     /// Who it is done as, when started as root.
     pub ids: Ids,
+    /// The user and the group that were asked for.
+    pub chosen: (Option<Uid>, Option<Gid>),
     /// What programs find in their environment.
     pub environment: Environment,
+    /// How long a session may last.
+    pub max_duration: Option<Duration>,
+    /// The name under which its sessions are logged, if it has its own.
+    pub log_name: Option<String>,
 }
 
 /// What happens to a client that was admitted.
@@ -48,88 +64,267 @@ pub struct Forward {
     pub transcript: Option<PathBuf>,
 }
 
-/// Settings that nothing was written for.
-mod default {
-    use std::time::Duration;
-
-    pub(super) const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
-    pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-    pub(super) const ACCESS_PROGRAM_TIMEOUT: Duration = Duration::from_secs(10);
-    pub(super) const BUFFER_SIZE: usize = 64 << 10;
-}
-
 impl Service {
-    /// The service that a command line describes.
-    pub fn new(written: Written, server: Option<Server>) -> Result<Service, Error> {
-        let server = server.ok_or_else(|| {
-            Error::usage(
-                "no server given: write host[:port], [v6]:port, unix:/path, \
-                 or a program's path that begins with / or . (tcpproxy --help)",
-            )
-        })?;
-        let ids = Ids::find(written.user.as_ref(), written.group.as_ref())?;
-        let timeout: Duration = written
-            .access_program_timeout
-            .unwrap_or(default::ACCESS_PROGRAM_TIMEOUT);
-        let program = match written.access_program {
+    /// The service that `written` describes, defaults filled in.
+    pub fn new(label: String, written: Written, server: Server) -> Result<Service, Error> {
+        let program = match written.acp {
             None => None,
             Some(words) => Some(AccessProgram {
                 program: Program::from(words)
                     .anchored()
-                    .map_err(|error| Error::io("option -a/--acp: working directory", &error))?,
-                timeout,
+                    .map_err(|error| Error::io("acp: working directory", &error))?,
+                timeout: written.acp_timeout.unwrap_or(default::ACP_TIMEOUT),
             }),
         };
+        let idle_timeout = written.timeout.unwrap_or(default::TIMEOUT);
         let action = match server {
             Server::Handler(program) => Action::Exec(program),
-            Server::Upstream(upstream) => Action::Forward(Forward {
+            Server::Upstreams(upstreams) => Action::Forward(Forward {
                 route: Route {
-                    upstreams: vec![upstream],
+                    upstreams,
                     connect_timeout: written.connect_timeout.unwrap_or(default::CONNECT_TIMEOUT),
+                    connect_retry: written.connect_retry.unwrap_or(default::CONNECT_RETRY),
                     source: written.source,
                 },
                 relay: relay::Settings {
                     engine: relay::Engine::Splice,
                     buffer_size: written.buffer_size.unwrap_or(default::BUFFER_SIZE),
-                    idle_timeout: written.idle_timeout.unwrap_or(Some(default::IDLE_TIMEOUT)),
+                    idle_timeout,
+                    half_close_timeout: written.half_close_timeout,
                 },
-                transcript: written.transcript,
+                transcript: written.write,
             }),
         };
         Ok(Service {
+            label,
+            limits: Limits {
+                max_per_source: written.max_per_source.flatten(),
+                rate: written.rate,
+            },
             gate: Gate {
                 rules: Rules::from(written.rules),
                 program,
             },
             action,
-            ids,
+            ids: Ids {
+                uid: written.user.unwrap_or(default::USER),
+                gid: written.group.unwrap_or(default::GROUP),
+            },
+            chosen: (written.user, written.group),
             environment: Environment {
                 prefix: written
                     .env_prefix
-                    .unwrap_or_else(|| Environment::DEFAULT_PREFIX.to_owned()),
-                clear: written.clear_env,
+                    .unwrap_or_else(|| default::ENV_PREFIX.to_owned()),
+                clear: written.clear_env.unwrap_or(false),
             },
+            max_duration: written.max_duration.flatten(),
+            log_name: written.log_name,
         })
+    }
+
+    /// Whether its clients are forwarded.
+    pub fn forwards(&self) -> bool {
+        matches!(self.action, Action::Forward(_))
     }
 
     /// Whether a program will be started for a client that the rules let pass.
     pub fn starts_a_program(&self) -> bool {
-        self.gate.program.is_some() || matches!(self.action, Action::Exec(_))
+        self.gate.program.is_some() || !self.forwards()
     }
 
-    /// What an access program is told that the client wants to reach: the upstreams separated by
-    /// blanks, or the handler's command.
-    pub fn server_for_access_program(&self, client: &Client) -> OsString {
+    /// What a client wants to reach, as access programs are told: the upstreams separated by
+    /// blanks, or the handler's command. `port` is the one that the client connected to.
+    pub fn server_line(&self, port: Option<u16>) -> OsString {
         match &self.action {
             Action::Exec(program) => program.line(),
             Action::Forward(forward) => {
-                let port = client.local.port();
                 let names = forward
                     .route
                     .upstreams
                     .iter()
                     .map(|upstream| upstream.name(port));
                 names.collect::<Vec<_>>().join(" ").into()
+            }
+        }
+    }
+}
+
+/// Every service there is.
+pub enum Services {
+    /// The command line's: whatever a client connected to.
+    One(Rc<Service>),
+    /// The configuration file's: by what a client connected to.
+    ByPlace(Vec<Placed>),
+}
+
+/// A service, and the local side it is for.
+pub struct Placed {
+    bind: Bind,
+    service: Rc<Service>,
+    /// The addresses that the interface stands for, once they had to be known.
+    addresses: OnceCell<Vec<IpAddr>>,
+}
+
+impl Services {
+    /// The services of a configuration file whose settings hold within `defaults`.
+    pub fn of(entries: Vec<Entry>, defaults: &Written) -> Result<Services, Error> {
+        let place = |entry: Entry| {
+            let Entry {
+                interface,
+                port,
+                written,
+                server,
+            } = entry;
+            let label = format!("{interface}:{port}");
+            Ok(Placed {
+                bind: Bind { interface, port },
+                service: Rc::new(Service::new(label, written.within(defaults), server)?),
+                addresses: OnceCell::new(),
+            })
+        };
+        let placed = entries
+            .into_iter()
+            .map(place)
+            .collect::<Result<_, Error>>()?;
+        Ok(Services::ByPlace(placed))
+    }
+
+    /// The places to listen at.
+    pub fn binds(&self) -> Vec<Bind> {
+        match self {
+            Services::One(_) => Vec::new(),
+            Services::ByPlace(placed) => placed.iter().map(|placed| placed.bind.clone()).collect(),
+        }
+    }
+
+    /// Every service.
+    pub fn all(&self) -> impl Iterator<Item = &Rc<Service>> {
+        let (one, placed) = match self {
+            Services::One(service) => (Some(service), &[][..]),
+            Services::ByPlace(placed) => (None, &placed[..]),
+        };
+        one.into_iter()
+            .chain(placed.iter().map(|placed| &placed.service))
+    }
+
+    /// Fails if two services are for the same address and port, which names may hide until they
+    /// are resolved.
+    pub fn check_addresses(&self) -> Result<(), Error> {
+        let Services::ByPlace(placed) = self else {
+            return Ok(());
+        };
+        let mut taken = HashMap::new();
+        for Placed {
+            bind,
+            service,
+            addresses,
+        } in placed
+        {
+            let addresses = match addresses.get() {
+                Some(addresses) => addresses,
+                None => {
+                    let found = bind.interface.addresses()?;
+                    addresses.get_or_init(|| found)
+                }
+            };
+            for address in addresses
+                .iter()
+                .filter(|_| bind.interface != Interface::Any)
+            {
+                if let Some(other) = taken.insert((*address, bind.port), &service.label) {
+                    return Err(Error::config(format!(
+                        "{other} and {} are the same address and port",
+                        service.label
+                    )));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Every service on this port.
+    pub fn all_on(&self, port: u16) -> Vec<&Service> {
+        match self {
+            Services::One(service) => vec![service],
+            Services::ByPlace(placed) => {
+                let on_port = placed.iter().filter(|placed| placed.bind.port == port);
+                on_port.map(|placed| placed.service.as_ref()).collect()
+            }
+        }
+    }
+
+    /// Every service that a client of this local address can reach.
+    pub fn all_for(&self, local: IpAddr) -> Vec<&Service> {
+        let local = local.to_canonical();
+        match self {
+            Services::One(service) => vec![service],
+            Services::ByPlace(placed) => placed
+                .iter()
+                .map(|placed| Endpoint::Inet((local, placed.bind.port).into()))
+                .zip(placed)
+                .filter(|(reached, placed)| {
+                    let found = self.find(reached);
+                    found.is_some_and(|found| Rc::ptr_eq(found, &placed.service))
+                })
+                .map(|(_, placed)| placed.service.as_ref())
+                .collect(),
+        }
+    }
+
+    /// The service for a client that has connected here: the narrower one wins. An interface's
+    /// name may have to be resolved.
+    pub fn find(&self, local: &Endpoint) -> Option<&Rc<Service>> {
+        let placed = match self {
+            Services::One(service) => return Some(service),
+            Services::ByPlace(placed) => placed,
+        };
+        let Endpoint::Inet(local) = local else {
+            return None;
+        };
+        let on_port = placed
+            .iter()
+            .filter(|placed| placed.bind.port == local.port());
+        on_port
+            .filter_map(|placed| Some((placed.closeness(local.ip())?, &placed.service)))
+            .max_by_key(|(closeness, _)| *closeness)
+            .map(|(_, service)| service)
+    }
+}
+
+/// How closely a service is for a local address, the least first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Closeness {
+    /// It is for any.
+    Any,
+    /// It is for any of IPv6, which reaches IPv4 as well where that has no listener.
+    OtherFamily,
+    /// It is for any of the address's family.
+    Family,
+    /// It is for this one.
+    Address,
+}
+
+impl Placed {
+    fn closeness(&self, local: IpAddr) -> Option<Closeness> {
+        match &self.bind.interface {
+            Interface::Any => Some(Closeness::Any),
+            Interface::Address(address) if address.is_unspecified() => {
+                match (address.is_ipv4(), local.is_ipv4()) {
+                    (true, false) => None,
+                    (false, true) => Some(Closeness::OtherFamily),
+                    (true, true) | (false, false) => Some(Closeness::Family),
+                }
+            }
+            Interface::Address(address) => {
+                (address.to_canonical() == local).then_some(Closeness::Address)
+            }
+            Interface::Named(_) => {
+                let resolve = || self.bind.interface.addresses().unwrap_or_default();
+                let addresses = self.addresses.get_or_init(resolve);
+                let is_one = addresses
+                    .iter()
+                    .any(|address| address.to_canonical() == local);
+                is_one.then_some(Closeness::Address)
             }
         }
     }

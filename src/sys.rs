@@ -1,17 +1,18 @@
 //! Every `unsafe` line of the program, behind functions that are safe to call.
 //!
 //! What std and nix offer safely is not wrapped again. The program never starts a thread; the
-//! functions that rely on that (fork, services(5), local time) say so.
+//! functions that rely on that (fork, local time) say so.
 
 use std::ffi::{CStr, CString};
 use std::io;
 use std::mem::MaybeUninit;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
-use std::os::unix::process::CommandExt;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::process::Command;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::process::{Command, ExitStatus};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use nix::errno::Errno;
@@ -27,15 +28,23 @@ extern "C" fn note_arrival(signal: libc::c_int) {
     ARRIVED.fetch_or(1 << signal, Ordering::Relaxed);
 }
 
+/// Which signals no wait lets in: bit N is signal N.
+static DEAF_TO: AtomicU64 = AtomicU64::new(0);
+
 /// Has these signals noted, for [`signal_arrived`], and blocks them, so that they interrupt
-/// nothing but the waits that let them in (ppoll(2) with an empty mask).
-pub fn watch_signals(signals: &[Signal]) -> nix::Result<()> {
+/// nothing but the waits that let them in (ppoll(2) with [`wait_mask`]). Those of `deaf_to` are
+/// blocked for good.
+pub(crate) fn watch_signals(signals: &[Signal], deaf_to: &[Signal]) -> nix::Result<()> {
     let mut blocked = SigSet::empty();
     let action = SigAction::new(
         SigHandler::Handler(note_arrival),
         SaFlags::empty(),
         SigSet::empty(),
     );
+    for &signal in deaf_to {
+        blocked.add(signal);
+        DEAF_TO.fetch_or(bit(signal), Ordering::Relaxed);
+    }
     for &signal in signals {
         blocked.add(signal);
         // SAFETY: the handler only sets a bit in an atomic, which signal-safety(7) allows at any
@@ -45,13 +54,23 @@ pub fn watch_signals(signals: &[Signal]) -> nix::Result<()> {
     nix::sys::signal::sigprocmask(SigmaskHow::SIG_BLOCK, Some(&blocked), None)
 }
 
+/// The signals to block while waiting.
+pub(crate) fn wait_mask() -> SigSet {
+    let deaf_to = DEAF_TO.load(Ordering::Relaxed);
+    let mut mask = SigSet::empty();
+    if deaf_to != 0 {
+        mask.extend(Signal::iterator().filter(|&signal| deaf_to & bit(signal) != 0));
+    }
+    mask
+}
+
 /// Whether a watched signal has arrived, and was not [taken](take_signal) yet.
-pub fn signal_arrived(signal: Signal) -> bool {
+pub(crate) fn signal_arrived(signal: Signal) -> bool {
     ARRIVED.load(Ordering::Relaxed) & bit(signal) != 0
 }
 
 /// Whether a watched signal has arrived since this was last asked of it.
-pub fn take_signal(signal: Signal) -> bool {
+pub(crate) fn take_signal(signal: Signal) -> bool {
     ARRIVED.fetch_and(!bit(signal), Ordering::Relaxed) & bit(signal) != 0
 }
 
@@ -60,14 +79,14 @@ fn bit(signal: Signal) -> u64 {
 }
 
 /// Gives one signal the system's default effect.
-pub fn restore_default(signal: Signal) -> nix::Result<()> {
+pub(crate) fn restore_default(signal: Signal) -> nix::Result<()> {
     // SAFETY: no handler is installed, so nothing of ours runs in signal context.
     unsafe { nix::sys::signal::signal(signal, SigHandler::SigDfl) }.map(drop)
 }
 
 /// Has one signal ignored. Programs that are started later do not inherit this: see
 /// [`start_clean`].
-pub fn ignore(signal: Signal) -> nix::Result<()> {
+pub(crate) fn ignore(signal: Signal) -> nix::Result<()> {
     // SAFETY: no handler is installed, so nothing of ours runs in signal context.
     unsafe { nix::sys::signal::signal(signal, SigHandler::SigIgn) }.map(drop)
 }
@@ -77,7 +96,7 @@ const DEFAULT_ACTION: [u64; 16] = [0; 16];
 
 /// Has the program start with every signal at its default and none blocked, and with no
 /// descriptor above 2, whatever we or our own parent left behind. Works for `spawn` and `exec`.
-pub fn start_clean(command: &mut Command) {
+pub(crate) fn start_clean(command: &mut Command) {
     let clean = || {
         let last = libc::SIGRTMAX();
         // The size of the kernel's signal set in bytes: for signals 1 to 64, on MIPS to 127.
@@ -99,8 +118,8 @@ pub fn start_clean(command: &mut Command) {
             };
         }
         SigSet::empty().thread_set_mask()?;
-        // SAFETY: close_range(2) with CLOEXEC closes nothing yet, so that the descriptor by
-        // which std reports a failed exec still works.
+        // SAFETY: close_range(2) with CLOEXEC (Linux 5.11) closes nothing yet, so that the
+        // descriptor by which std reports a failed exec still works.
         let done = unsafe {
             libc::syscall(
                 libc::SYS_close_range,
@@ -118,7 +137,7 @@ pub fn start_clean(command: &mut Command) {
 
 /// Has the program killed when this process ends, however it does: then nobody is left who waits
 /// for it.
-pub fn end_with_us(command: &mut Command) {
+pub(crate) fn end_with_us(command: &mut Command) {
     let us = nix::unistd::getpid();
     let bind = move || {
         nix::sys::prctl::set_pdeathsig(Signal::SIGKILL)?;
@@ -136,7 +155,7 @@ pub fn end_with_us(command: &mut Command) {
 /// Forks a child that does its work and exits with the status this returns. Signals that arrived
 /// for the parent are not the child's. A panic ends the child as SIGABRT does, and goes no
 /// further up than here.
-pub fn fork(work: impl FnOnce() -> i32) -> nix::Result<Pid> {
+pub(crate) fn fork(work: impl FnOnce() -> i32) -> nix::Result<Pid> {
     // SAFETY: the program never has a second thread, so no lock can be held by a thread that
     // the child lacks, and the child may do whatever any process may.
     match unsafe { nix::unistd::fork() }? {
@@ -152,32 +171,82 @@ pub fn fork(work: impl FnOnce() -> i32) -> nix::Result<Pid> {
 }
 
 /// Ends the process at once: no destructor or exit handler that the parent set up is run.
-pub fn exit_now(status: i32) -> ! {
+pub(crate) fn exit_now(status: i32) -> ! {
     // SAFETY: _exit(2) has no precondition, and does not return.
     unsafe { libc::_exit(status) }
 }
 
-/// Borrows a descriptor by its number. `None` if there is no such descriptor.
-pub fn borrow_inherited(fd: RawFd) -> Option<BorrowedFd<'static>> {
-    // SAFETY: F_GETFD reads a flag; a number that is no descriptor gives EBADF.
-    let open = unsafe { libc::fcntl(fd, libc::F_GETFD) } != -1;
-    // SAFETY: it is open. It was so when the process started, and callers look at it before
-    // anything is closed.
-    open.then(|| unsafe { BorrowedFd::borrow_raw(fd) })
+/// Whether two descriptors, open or not, are the same file. Takes numbers, as it may be asked
+/// about descriptors that nobody here owns.
+pub(crate) fn are_same_file(one: RawFd, other: RawFd) -> bool {
+    let file = |fd| {
+        let mut status = MaybeUninit::<libc::stat>::zeroed();
+        // SAFETY: fstat(2) writes to `status`, which has its size; a number that is no
+        // descriptor gives EBADF.
+        let done = unsafe { libc::fstat(fd, status.as_mut_ptr()) };
+        // SAFETY: it was written, or is all zero, which is a valid value as well.
+        let status = unsafe { status.assume_init() };
+        (done == 0).then_some((status.st_dev, status.st_ino))
+    };
+    file(one).is_some_and(|file_of_one| file(other) == Some(file_of_one))
 }
 
-/// Takes over a descriptor that was inherited from whoever started this process. `None` if there
-/// is no such descriptor.
-pub fn adopt(fd: RawFd) -> Option<OwnedFd> {
-    borrow_inherited(fd)?;
+/// Takes over descriptor 0. `None` if it is not open, or was taken over before.
+pub(crate) fn take_standard_input() -> Option<OwnedFd> {
+    static TAKEN: AtomicBool = AtomicBool::new(false);
+    match TAKEN.swap(true, Ordering::Relaxed) {
+        true => None,
+        false => take_over(0),
+    }
+}
+
+/// Takes over the descriptors that a service manager has passed: so many, from 3 on
+/// (sd_listen_fds(3)). `None` stands for one that is not open. Nothing the second time.
+pub(crate) fn take_passed(count: usize) -> Vec<Option<OwnedFd>> {
+    static TAKEN: AtomicBool = AtomicBool::new(false);
+    match TAKEN.swap(true, Ordering::Relaxed) {
+        true => Vec::new(),
+        false => (3..).take(count).map(take_over).collect(),
+    }
+}
+
+/// Takes over a descriptor that was inherited from whoever started this process.
+fn take_over(fd: RawFd) -> Option<OwnedFd> {
+    // SAFETY: F_SETFD sets a flag; a number that is no descriptor gives EBADF.
+    let done = unsafe { libc::fcntl(fd, libc::F_SETFD, libc::FD_CLOEXEC) };
     // SAFETY: it is open, and was passed to this process to be its own. Nothing else here owns
-    // it: std only ever borrows 0, 1 and 2, and `adopt` is called once per descriptor, at start.
-    Some(unsafe { OwnedFd::from_raw_fd(fd) })
+    // it: std only ever borrows 0, 1 and 2, and both callers take each number once, at the start.
+    (done == 0).then(|| unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Bytes that have arrived at a socket and were not read yet (tcp(7), SIOCINQ).
+pub(crate) fn bytes_waiting(socket: BorrowedFd) -> nix::Result<usize> {
+    let mut count: libc::c_int = 0;
+    // SAFETY: FIONREAD (the same as SIOCINQ) stores one int, for which `count` is the place.
+    let done = unsafe { libc::ioctl(socket.as_raw_fd(), libc::FIONREAD, &raw mut count) };
+    Errno::result(done)?;
+    Ok(usize::try_from(count).unwrap_or(0))
+}
+
+/// Collects a child that has ended (waitpid(2)): any, without waiting. Nix would fail for one that
+/// a real-time signal has ended, after the kernel has forgotten it.
+pub(crate) fn reap() -> Option<(Pid, ExitStatus)> {
+    loop {
+        let mut status = 0;
+        // SAFETY: the status is written to a place of its type.
+        let child = unsafe { libc::waitpid(-1, &raw mut status, libc::WNOHANG) };
+        match Errno::result(child) {
+            Ok(0) => return None,
+            Ok(child) => return Some((Pid::from_raw(child), ExitStatus::from_raw(status))),
+            Err(Errno::EINTR) => {}
+            Err(_) => return None,
+        }
+    }
 }
 
 /// accept4(2) with close-on-exec, and the peer's address as it was when the connection was made
 /// (a peer that has reset it since has none any more).
-pub fn accept(listener: BorrowedFd) -> nix::Result<(OwnedFd, Option<SockaddrStorage>)> {
+pub(crate) fn accept(listener: BorrowedFd) -> nix::Result<(OwnedFd, Option<SockaddrStorage>)> {
     let mut address = MaybeUninit::<libc::sockaddr_storage>::zeroed();
     let mut length = size_of::<libc::sockaddr_storage>() as libc::socklen_t;
     // SAFETY: the address is writable for the length given, which is its size.
@@ -199,7 +268,7 @@ pub fn accept(listener: BorrowedFd) -> nix::Result<(OwnedFd, Option<SockaddrStor
 
 /// Aborts a TCP connection: its peer sees a reset at once (RFC 9293 §3.10.5), whoever else
 /// still holds the socket. Undelivered data is discarded. Fails for other kinds of socket.
-pub fn abort_connection(socket: BorrowedFd) -> nix::Result<()> {
+pub(crate) fn abort_connection(socket: BorrowedFd) -> nix::Result<()> {
     let unspecified = libc::sockaddr {
         sa_family: libc::AF_UNSPEC as libc::sa_family_t,
         sa_data: [0; 14],
@@ -217,7 +286,7 @@ pub fn abort_connection(socket: BorrowedFd) -> nix::Result<()> {
 
 /// Bytes that were written to a socket and that its peer has not acknowledged yet (tcp(7),
 /// SIOCOUTQ).
-pub fn bytes_in_flight(socket: BorrowedFd) -> nix::Result<usize> {
+pub(crate) fn bytes_in_flight(socket: BorrowedFd) -> nix::Result<usize> {
     let mut count: libc::c_int = 0;
     // SAFETY: SIOCOUTQ (the same as TIOCOUTQ) stores one int, for which `count` is the place.
     let done = unsafe { libc::ioctl(socket.as_raw_fd(), libc::TIOCOUTQ, &raw mut count) };
@@ -226,7 +295,7 @@ pub fn bytes_in_flight(socket: BorrowedFd) -> nix::Result<usize> {
 }
 
 /// A descriptor that becomes readable when the child has ended (pidfd_open(2), Linux 5.3).
-pub fn watch_child(child: Pid) -> nix::Result<OwnedFd> {
+pub(crate) fn watch_child(child: Pid) -> nix::Result<OwnedFd> {
     // SAFETY: the call takes two integers.
     let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, child.as_raw(), 0) };
     let fd = Errno::result(fd)?;
@@ -235,10 +304,12 @@ pub fn watch_child(child: Pid) -> nix::Result<OwnedFd> {
 }
 
 /// The TCP port that services(5) has under this name.
-pub fn port_by_name(name: &str) -> Option<u16> {
+pub(crate) fn port_by_name(name: &str) -> Option<u16> {
+    static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
     let name = CString::new(name).ok()?;
+    let _guard = ONE_AT_A_TIME.lock();
     // SAFETY: both strings end in NUL. The result points to static memory that only another such
-    // call overwrites, and there is no other thread; it is copied before the function returns.
+    // call overwrites, and this is the only one; it is copied before the lock is released.
     unsafe {
         let entry = libc::getservbyname(name.as_ptr(), c"tcp".as_ptr());
         (!entry.is_null()).then(|| u16::from_be((*entry).s_port as u16))
@@ -247,7 +318,7 @@ pub fn port_by_name(name: &str) -> Option<u16> {
 
 /// The name of an address in the system's name services (getnameinfo(3)); `None` if it has none.
 /// May take as long as a name server does.
-pub fn name_by_address(address: IpAddr) -> Option<String> {
+pub(crate) fn name_by_address(address: IpAddr) -> Option<String> {
     let address = SockaddrStorage::from(SocketAddr::new(address, 0));
     let mut name = [0 as libc::c_char; libc::NI_MAXHOST as usize];
     // SAFETY: the address is valid for its length, the buffer is writable for its own, and no
@@ -273,27 +344,37 @@ pub fn name_by_address(address: IpAddr) -> Option<String> {
 
 /// A moment in the local time zone.
 #[derive(Debug, Clone, Copy)]
-pub struct LocalTime {
+pub(crate) struct LocalTime {
     /// Year of the Common Era.
-    pub year: i32,
+    pub(crate) year: i32,
     /// 1 to 12.
-    pub month: u8,
+    pub(crate) month: u8,
     /// 1 to 31.
-    pub day: u8,
+    pub(crate) day: u8,
     /// 0 to 23.
-    pub hour: u8,
+    pub(crate) hour: u8,
     /// 0 to 59.
-    pub minute: u8,
+    pub(crate) minute: u8,
     /// 0 to 60.
-    pub second: u8,
+    pub(crate) second: u8,
     /// 0 to 999,999.
-    pub microsecond: u32,
+    pub(crate) microsecond: u32,
     /// Minutes east of UTC.
-    pub offset: i32,
+    pub(crate) offset: i32,
+}
+
+impl LocalTime {
+    /// The month's name in three letters, as logs have it.
+    pub(crate) fn month_name(&self) -> &'static str {
+        const NAMES: [&str; 12] = [
+            "Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec",
+        ];
+        NAMES[usize::from(self.month - 1)]
+    }
 }
 
 /// The local time of a moment, as TZ or /etc/localtime has it.
-pub fn local_time(moment: SystemTime) -> LocalTime {
+pub(crate) fn local_time(moment: SystemTime) -> LocalTime {
     let since_epoch = moment.duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
     let seconds = since_epoch.as_secs() as libc::time_t;
     let mut fields = MaybeUninit::<libc::tm>::zeroed();
@@ -317,7 +398,7 @@ pub fn local_time(moment: SystemTime) -> LocalTime {
 
 /// Whether calls on a descriptor wait (`O_NONBLOCK` off). The flag belongs to the open file, and
 /// so is shared with whoever else holds it. Costs one system call if nothing is to be changed.
-pub fn set_blocking(fd: BorrowedFd, blocking: bool) -> nix::Result<()> {
+pub(crate) fn set_blocking(fd: BorrowedFd, blocking: bool) -> nix::Result<()> {
     let flags = OFlag::from_bits_retain(fcntl(fd, FcntlArg::F_GETFL)?);
     let mut wanted = flags;
     wanted.set(OFlag::O_NONBLOCK, !blocking);
@@ -325,4 +406,23 @@ pub fn set_blocking(fd: BorrowedFd, blocking: bool) -> nix::Result<()> {
         fcntl(fd, FcntlArg::F_SETFL(wanted))?;
     }
     Ok(())
+}
+
+/// Has the kernel send this process SIGALRM after a time, even if it has become another program
+/// by then (setitimer(2)).
+pub(crate) fn set_alarm(after: Duration) {
+    let timer = libc::itimerval {
+        it_interval: libc::timeval {
+            tv_sec: 0,
+            tv_usec: 0,
+        },
+        it_value: libc::timeval {
+            tv_sec: after.as_secs() as libc::time_t,
+            // 0 would be no alarm at all.
+            tv_usec: libc::suseconds_t::from(after.subsec_micros().max(1)),
+        },
+    };
+    // SAFETY: the timer is valid for the call; the old one is not asked for. It fails only for
+    // times that are not normal, which a Duration's are.
+    unsafe { libc::setitimer(libc::ITIMER_REAL, &raw const timer, std::ptr::null_mut()) };
 }

@@ -8,9 +8,10 @@ use nix::unistd::{
     setresuid, setuid,
 };
 
-use crate::error::{Error, Status};
-use crate::log::escape;
-use crate::value::Account;
+use crate::error::{Error, Status, describe};
+use crate::log::brief;
+use crate::settings::Fault;
+use crate::value;
 
 /// A user and a group.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -21,9 +22,6 @@ pub struct Ids {
     pub gid: Gid,
 }
 
-/// What the original's -1 and -2 were when ids had 16 bits.
-const DEFAULT: (u32, u32) = (65535, 65534);
-
 impl fmt::Display for Ids {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         write!(f, "{}:{}", self.uid, self.gid)
@@ -31,34 +29,6 @@ impl fmt::Display for Ids {
 }
 
 impl Ids {
-    /// The ids to serve as. Unknown names, and uid 0, are configuration errors.
-    pub fn find(user: Option<&Account>, group: Option<&Account>) -> Result<Ids, Error> {
-        let uid = match user {
-            None => Uid::from_raw(DEFAULT.0),
-            Some(Account::Number(number)) => Uid::from_raw(*number),
-            Some(Account::Name(name)) => match User::from_name(name) {
-                Ok(Some(user)) => user.uid,
-                Ok(None) => return Err(unknown("user", name)),
-                Err(errno) => return Err(Error::system(format_args!("user '{name}'"), errno)),
-            },
-        };
-        if uid.is_root() {
-            return Err(Error::config(
-                "option -u/--user: tcpproxy never serves as root: write another user than uid 0",
-            ));
-        }
-        let gid = match group {
-            None => Gid::from_raw(DEFAULT.1),
-            Some(Account::Number(number)) => Gid::from_raw(*number),
-            Some(Account::Name(name)) => match Group::from_name(name) {
-                Ok(Some(group)) => group.gid,
-                Ok(None) => return Err(unknown("group", name)),
-                Err(errno) => return Err(Error::system(format_args!("group '{name}'"), errno)),
-            },
-        };
-        Ok(Ids { uid, gid })
-    }
-
     /// The effective ids of this process.
     pub fn current() -> Ids {
         Ids {
@@ -68,16 +38,46 @@ impl Ids {
     }
 }
 
-fn unknown(what: &str, name: &str) -> Error {
-    let option = if what == "user" {
-        "-u/--user"
-    } else {
-        "-g/--group"
+/// The user of this name or number. Unknown users and root are refused.
+pub fn find_user(text: &str) -> Result<Uid, Fault> {
+    let uid = match value::account(text)? {
+        Some(number) => Uid::from_raw(number),
+        None => found(
+            "user",
+            text,
+            User::from_name(text).map(|user| user.map(|user| user.uid)),
+        )?,
     };
-    Error::config(format!(
-        "option {option}: there is no {what} '{}'",
-        escape(name)
-    ))
+    if uid.is_root() {
+        return Err(Fault::Refused(
+            "tcpproxy never serves as root: write another user than uid 0".to_owned(),
+        ));
+    }
+    Ok(uid)
+}
+
+/// The group of this name or number. Unknown groups are refused.
+pub fn find_group(text: &str) -> Result<Gid, Fault> {
+    match value::account(text)? {
+        Some(number) => Ok(Gid::from_raw(number)),
+        None => found(
+            "group",
+            text,
+            Group::from_name(text).map(|group| group.map(|group| group.gid)),
+        ),
+    }
+}
+
+fn found<T>(what: &str, name: &str, found: nix::Result<Option<T>>) -> Result<T, Fault> {
+    let name = brief(name);
+    match found {
+        Ok(Some(id)) => Ok(id),
+        Ok(None) => Err(Fault::Refused(format!("there is no {what} '{name}'"))),
+        Err(errno) => Err(Fault::Refused(format!(
+            "{what} '{name}' cannot be looked up: {}",
+            describe(errno)
+        ))),
+    }
 }
 
 /// Whether any of the process's user ids is root's, so that it could serve, or come back, as root.
@@ -98,7 +98,7 @@ pub fn switch_to(ids: Ids) -> Result<Ids, Error> {
     let failed = |call: &str, errno: Errno| {
         Error::new(
             Status::NotPermitted,
-            format!("cannot serve as {ids}: {call}: {}", errno.desc()),
+            format!("cannot serve as {ids}: {call}: {}", describe(errno)),
         )
     };
     setgroups(&[]).map_err(|errno| failed("setgroups", errno))?;

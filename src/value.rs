@@ -3,9 +3,11 @@
 //! A parser returns the complaint without the setting's name: whoever knows where the text stood
 //! (an option, later a line of a file) puts that in front.
 
+use std::path::PathBuf;
+use std::str::FromStr;
 use std::time::Duration;
 
-use crate::log::escape;
+use crate::log::brief;
 use crate::sys;
 
 /// What is wrong with a value, and what would be right.
@@ -14,7 +16,8 @@ pub type Complaint = String;
 /// Times above this are taken for mistakes: 100 years, in seconds.
 const LONGEST: f64 = 100.0 * 366.0 * 86_400.0;
 
-/// A time: a decimal number of seconds, or one with `ms`, `s`, `m` or `h`.
+/// A time: a decimal number of seconds, or one with `ms`, `s`, `m` or `h`; rounded up to whole
+/// milliseconds.
 pub fn seconds(text: &str) -> Result<Duration, Complaint> {
     let digits_end = text
         .find(|c: char| !c.is_ascii_digit() && c != '.')
@@ -31,16 +34,17 @@ pub fn seconds(text: &str) -> Result<Duration, Complaint> {
     if amount.is_nan() {
         return Err(format!(
             "'{}' is not a time: write seconds, or a number with ms, s, m or h, as in 60, 500ms or 2m",
-            escape(text)
+            brief(text)
         ));
     }
+    // The finest time there is here is a millisecond: enough for a person, and exact in print.
     if amount > LONGEST {
         return Err(format!(
             "'{}' is out of range: write at most 100 years",
-            escape(text)
+            brief(text)
         ));
     }
-    Ok(Duration::from_secs_f64(amount))
+    Ok(Duration::from_millis((amount * 1000.0).ceil() as u64))
 }
 
 /// A time for which 0 means that there is no limit.
@@ -66,7 +70,7 @@ pub fn size(text: &str, smallest: usize, largest: usize) -> Result<usize, Compla
     if number.is_empty() || !number.bytes().all(|b| b.is_ascii_digit()) {
         return Err(format!(
             "'{}' is not a size: write bytes, or a number with k or m, as in 4096, 64k or 1m",
-            escape(text)
+            brief(text)
         ));
     }
     number
@@ -77,7 +81,7 @@ pub fn size(text: &str, smallest: usize, largest: usize) -> Result<usize, Compla
         .ok_or_else(|| {
             format!(
                 "'{}' is out of range: write {smallest} to {largest} bytes",
-                escape(text)
+                brief(text)
             )
         })
 }
@@ -95,12 +99,12 @@ pub fn port_or_any(text: &str) -> Result<u16, Complaint> {
     if !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit()) {
         return text
             .parse()
-            .map_err(|_| format!("port {} is out of range: write 1 to 65535", escape(text)));
+            .map_err(|_| format!("port {} is out of range: write 1 to 65535", brief(text)));
     }
     sys::port_by_name(text).ok_or_else(|| {
         format!(
             "'{}' is not a port: write 1 to 65535, or a name from services(5)",
-            escape(text)
+            brief(text)
         )
     })
 }
@@ -108,7 +112,7 @@ pub fn port_or_any(text: &str) -> Result<u16, Complaint> {
 /// A command: words as a shell splits them. No shell is run. Never empty.
 pub fn words(text: &str) -> Result<Vec<String>, Complaint> {
     let words = shell_words::split(text)
-        .map_err(|_| format!("'{}' has a quote that is not closed", escape(text)))?;
+        .map_err(|_| format!("'{}' has a quote that is not closed", brief(text)))?;
     if words.first().is_none_or(String::is_empty) {
         return Err("is empty: write a program, and its arguments if it takes any".to_owned());
     }
@@ -123,17 +127,80 @@ pub fn prefix(text: &str) -> Result<String, Complaint> {
     }
     Err(format!(
         "'{}' is not a prefix: write a letter or _, then letters, digits or _",
-        escape(text)
+        brief(text)
     ))
 }
 
-/// Text that stands for itself, but not for nothing. A NUL cannot occur: neither arguments nor
-/// lines of a file that was read as text have one.
-pub fn not_empty(text: &str) -> Result<String, Complaint> {
+/// A path: not empty, and without control characters.
+pub fn path(text: &str) -> Result<PathBuf, Complaint> {
     match text {
-        "" => Err("is empty".to_owned()),
-        text => Ok(text.to_owned()),
+        "" => Err("is empty: write a path".to_owned()),
+        _ if text.contains(char::is_control) => Err(format!(
+            "'{}' has control characters: write a path without",
+            brief(text)
+        )),
+        _ => Ok(PathBuf::from(text)),
     }
+}
+
+/// On or off. Nothing means on.
+pub fn switch(text: &str) -> Result<bool, Complaint> {
+    match text {
+        "" => Ok(true),
+        _ => one_of(text, &[("yes", true), ("no", false)]),
+    }
+}
+
+/// How many of something there may be; 0 means that there is no limit.
+pub fn count_or_unlimited(text: &str) -> Result<Option<usize>, Complaint> {
+    let count = whole_number(text)
+        .filter(|&count| count <= MOST)
+        .ok_or_else(|| {
+            format!(
+                "'{}' is not a count: write 0 (no limit) to {MOST}",
+                brief(text)
+            )
+        })?;
+    Ok((count != 0).then_some(count))
+}
+
+/// More sessions than this no Linux system can have: `PID_MAX_LIMIT`, proc_sys_kernel(5).
+const MOST: usize = 4 << 20;
+
+/// Decimal digits, as a number.
+pub fn whole_number<T: FromStr>(text: &str) -> Option<T> {
+    match !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit()) {
+        true => text.parse().ok(),
+        false => None,
+    }
+}
+
+/// A word as the configuration file has it: in quotes if it would be read differently without.
+pub fn quote(word: &str) -> String {
+    let plain = |c: char| !c.is_whitespace() && !c.is_control() && !matches!(c, '"' | '\'' | '\\');
+    if !word.is_empty() && !word.starts_with('#') && word.chars().all(plain) {
+        return word.to_owned();
+    }
+    let mut quoted = String::from("\"");
+    for c in word.chars() {
+        match c {
+            '\n' => quoted.push_str("\\n"),
+            '\t' => quoted.push_str("\\t"),
+            '"' | '\\' => quoted.extend(['\\', c]),
+            _ => quoted.push(c),
+        }
+    }
+    quoted.push('"');
+    quoted
+}
+
+/// Words as the configuration file has them.
+pub fn quote_all(words: &[String]) -> String {
+    words
+        .iter()
+        .map(|word| quote(word))
+        .collect::<Vec<_>>()
+        .join(" ")
 }
 
 /// The name under which lines are logged: printable, and without what would end it early.
@@ -144,24 +211,18 @@ pub fn log_name(text: &str) -> Result<String, Complaint> {
     }
     Err(format!(
         "'{}' is not a log name: write 1 to 48 printable characters without blanks, ':', '[' or ']'",
-        escape(text)
+        brief(text)
     ))
 }
 
-/// A user or group as it was written.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Account {
-    /// By number, 0 to 4294967294.
-    Number(u32),
-    /// By name, to be found in the system's user or group database.
-    Name(String),
-}
-
-/// A user or group: a number or a name.
-pub fn account(text: &str) -> Result<Account, Complaint> {
-    let number = text.strip_prefix('-').unwrap_or(text);
-    if number.is_empty() || !number.bytes().all(|b| b.is_ascii_digit()) {
-        return not_empty(text).map(Account::Name);
+/// The number of a user or group, 0 to 4294967294; `None` if the text is a name instead.
+pub fn account(text: &str) -> Result<Option<u32>, Complaint> {
+    let digits = text.strip_prefix('-').unwrap_or(text);
+    if text.is_empty() {
+        return Err("is empty: write a name or a number".to_owned());
+    }
+    if digits.is_empty() || !digits.bytes().all(|b| b.is_ascii_digit()) {
+        return Ok(None);
     }
     match text.parse::<u32>() {
         Ok(u32::MAX) | Err(_) => Err(match text {
@@ -170,11 +231,11 @@ pub fn account(text: &str) -> Result<Account, Complaint> {
             "-2" => "-2 is not accepted: write 65534".to_owned(),
             _ => format!(
                 "{} is out of range: write at most {}",
-                escape(text),
+                brief(text),
                 u32::MAX - 1
             ),
         }),
-        Ok(number) => Ok(Account::Number(number)),
+        Ok(number) => Ok(Some(number)),
     }
 }
 
@@ -202,7 +263,7 @@ pub fn one_of<T: Copy>(text: &str, known: &[(&'static str, T)]) -> Result<T, Com
     let words: Vec<&str> = known.iter().map(|(word, _)| *word).collect();
     Err(format!(
         "'{}' is unknown{}: write {}",
-        escape(text),
+        brief(text),
         did_you_mean(text, &words),
         words.join(", ")
     ))
@@ -301,9 +362,19 @@ mod tests {
     }
 
     #[test]
+    fn what_is_quoted_is_read_as_it_was() {
+        for word in [
+            "a", "", "a b", "#", "a#b", "it's", "\"", "\\", "a\nb\tc", "\u{a0}", "é",
+        ] {
+            let read = crate::config::words_of(&quote(word)).unwrap();
+            assert_eq!(read, [word], "{}", quote(word));
+        }
+    }
+
+    #[test]
     fn accounts_are_numbers_or_names() {
-        assert_eq!(account("65535"), Ok(Account::Number(65_535)));
-        assert_eq!(account("nobody"), Ok(Account::Name("nobody".to_owned())));
+        assert_eq!(account("65535"), Ok(Some(65_535)));
+        assert_eq!(account("nobody"), Ok(None));
         assert!(account("-1").unwrap_err().contains("write 65535"));
         for text in ["", "-7", "4294967295", "99999999999"] {
             assert!(account(text).is_err(), "{text}");

@@ -2,17 +2,24 @@
 //! somebody asks it to end.
 
 use std::os::fd::BorrowedFd;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, ppoll};
-use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signal::Signal;
 use nix::sys::time::TimeSpec;
 
 use crate::sys;
 
 /// The signals that end a session, or a server.
 pub const ENDING: [Signal; 2] = [Signal::SIGTERM, Signal::SIGINT];
+
+/// How often something was ready.
+static BUSY: AtomicUsize = AtomicUsize::new(0);
+
+/// One wait in so many lets signals in that a busy process would not hear.
+const ASK_EVERY: usize = 32;
 
 /// What ended a wait.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,11 +32,16 @@ pub enum Woken {
     Terminated,
 }
 
+/// Whether a signal of [`ENDING`] has arrived.
+pub fn is_end_asked_for() -> bool {
+    ENDING.into_iter().any(sys::signal_arrived)
+}
+
 /// Sleeps until one of `set` is ready. The signals of [`ENDING`] must be watched
-/// ([`sys::watch_signals`]): they are let in only here, so that none is missed.
+/// (`sys::watch_signals`): they are let in only here, so that none is missed.
 pub fn wait(set: &mut [PollFd], deadline: Option<Instant>) -> nix::Result<Woken> {
     loop {
-        if ENDING.into_iter().any(sys::signal_arrived) {
+        if is_end_asked_for() {
             return Ok(Woken::Terminated);
         }
         match poll(set, deadline) {
@@ -41,13 +53,33 @@ pub fn wait(set: &mut [PollFd], deadline: Option<Instant>) -> nix::Result<Woken>
     }
 }
 
-/// ppoll(2) with every signal let in. Returns how many descriptors are ready, 0 at the deadline,
+/// Sleeps until one of `set` is ready or the deadline has come, whoever asks for an end.
+pub fn until_ready(set: &mut [PollFd], deadline: Instant) -> nix::Result<()> {
+    loop {
+        match poll(set, Some(deadline)) {
+            Err(Errno::EINTR) => {}
+            polled => return polled.map(drop),
+        }
+    }
+}
+
+/// ppoll(2) with signals let in. Returns how many descriptors are ready, 0 at the deadline,
 /// and EINTR when a signal has arrived.
 pub fn poll(set: &mut [PollFd], deadline: Option<Instant>) -> nix::Result<usize> {
     let left = deadline.map(|deadline| {
         TimeSpec::from_duration(deadline.saturating_duration_since(Instant::now()))
     });
-    let ready = ppoll(set, left, Some(SigSet::empty()))?;
+    let ready = ppoll(set, left, Some(sys::wait_mask()))?;
+    // Where something is ready at once, ppoll lets no signal in. Whoever is always busy asks with
+    // an empty set now and then; more often would cost a call for each one that is needed.
+    if ready > 0
+        && BUSY
+            .fetch_add(1, Ordering::Relaxed)
+            .is_multiple_of(ASK_EVERY)
+    {
+        // EINTR says that one has arrived, and has been noted: what is ready comes first.
+        let _ = ppoll(&mut [], Some(TimeSpec::new(0, 0)), Some(sys::wait_mask()));
+    }
     Ok(usize::try_from(ready).unwrap_or(0))
 }
 

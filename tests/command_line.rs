@@ -10,7 +10,7 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::process::{Command, Output, Stdio};
 
 use tcpproxy::reason::Reason;
-use tcpproxy::settings::{SETTINGS, Setting};
+use tcpproxy::settings::{SETTINGS, Setting, Takes};
 
 use harness::{Running, Scratch, TCPPROXY};
 
@@ -48,7 +48,7 @@ fn refused(arguments: &[impl AsRef<OsStr> + std::fmt::Debug]) -> (i32, String) {
 
 /// How messages name an option.
 fn spelling(setting: &Setting) -> String {
-    match setting.short {
+    match setting.short.first() {
         Some(short) => format!("-{short}/--{}", setting.name),
         None => format!("--{}", setting.name),
     }
@@ -79,7 +79,7 @@ const BAD: &[(&str, &[(&str, &str)])] = &[
             ("127.0.0.1", "is not a port"),
             ("127.0.0.1:", "is not a port"),
             ("127.0.0.1:smpt", "'smpt' is not a port"),
-            ("::1:25", "IPv6 in brackets"),
+            ("::1:25", "without brackets: write [v6]:port"),
             ("[::1:25", "IPv6 in brackets"),
             ("[::g]:25", "'::g' is not an IPv6 address"),
             ("a b:25", "is not an interface"),
@@ -129,7 +129,50 @@ const BAD: &[(&str, &[(&str, &str)])] = &[
             ("É", "is not a prefix"),
         ],
     ),
-    ("write", &[("", "is empty")]),
+    ("config", NOT_PATHS),
+    ("write", NOT_PATHS),
+    ("state-dir", NOT_PATHS),
+    ("access-log", NOT_PATHS),
+    (
+        "access-log-format",
+        &[
+            ("", "write tcpproxy, common, rinetd, json"),
+            ("jsn", "did you mean 'json'?"),
+            ("JSON", "'JSON' is unknown"),
+        ],
+    ),
+    (
+        "explain",
+        &[
+            ("", "'' is not an IP address"),
+            ("localhost", "'localhost' is not an IP address"),
+            ("127.0.0.1,", "is not a port"),
+            ("127.0.0.1,host:25", "'host' is not an IP address"),
+            ("127.0.0.1,70000", "70000 is out of range"),
+        ],
+    ),
+    ("max-sessions", NOT_COUNTS),
+    ("max-per-source", NOT_COUNTS),
+    (
+        "overflow",
+        &[("", "write defer, drop"), ("dorp", "did you mean 'drop'?")],
+    ),
+    (
+        "rate",
+        &[
+            ("", "is not a rate: write sessions/seconds"),
+            ("10", "'10' is not a rate"),
+            ("0/1", "'0/1' is not a rate"),
+            ("1/0", "'1/0' is not a rate"),
+            ("-1/1", "'-1/1' is not a rate"),
+            ("1/1:0", "'1/1:0' is not a rate"),
+            ("99999999999/1", "is not a rate"),
+        ],
+    ),
+    ("half-close-timeout", NOT_TIMES),
+    ("max-duration", NOT_TIMES),
+    ("connect-retry", NOT_TIMES),
+    ("lifetime", NOT_TIMES),
     ("allow", NOT_RULES),
     ("deny", NOT_RULES),
     ("connect-timeout", NOT_TIMES_ABOVE_0),
@@ -180,6 +223,16 @@ const BAD: &[(&str, &[(&str, &str)])] = &[
     ),
 ];
 
+const NOT_PATHS: &[(&str, &str)] = &[("", "is empty"), ("a\nb", "has control characters")];
+
+const NOT_COUNTS: &[(&str, &str)] = &[
+    ("", "is not a count: write 0 (no limit) to 4194304"),
+    ("-1", "'-1' is not a count"),
+    ("1k", "'1k' is not a count"),
+    ("4194305", "'4194305' is not a count"),
+    ("99999999999999999999", "is not a count"),
+];
+
 const NOT_TIMES: &[(&str, &str)] = &[
     ("", "is not a time: write seconds"),
     ("-1", "'-1' is not a time"),
@@ -222,7 +275,7 @@ const NOT_RULES: &[(&str, &str)] = &[
 fn bad_values_are_known_of_every_option_that_takes_one() {
     let taking: BTreeSet<&str> = SETTINGS
         .iter()
-        .filter(|setting| setting.value.is_some())
+        .filter(|setting| setting.needs_value())
         .map(|setting| setting.name)
         .collect();
     let tried: BTreeSet<&str> = BAD.iter().map(|(name, _)| *name).collect();
@@ -246,7 +299,7 @@ fn a_bad_value_is_refused_in_one_line_that_names_the_option_and_what_would_be_ri
                 vec![long.clone(), (*value).to_owned()],
                 vec![format!("{long}={value}")],
             ];
-            if let Some(short) = setting(name).short {
+            for short in setting(name).short {
                 forms.push(vec![format!("-{short}"), (*value).to_owned()]);
                 if !value.is_empty() {
                     forms.push(vec![format!("-{short}{value}")]);
@@ -267,7 +320,7 @@ fn a_bad_value_is_refused_in_one_line_that_names_the_option_and_what_would_be_ri
 
 #[test]
 fn a_value_that_is_not_utf8_is_refused_in_one_line_that_names_the_option() {
-    for setting in SETTINGS.iter().filter(|setting| setting.value.is_some()) {
+    for setting in SETTINGS.iter().filter(|setting| setting.needs_value()) {
         let value = OsString::from_vec(b"a\xff\x1b[31m\n".to_vec());
         let mut joined = OsString::from(format!("--{}=", setting.name));
         joined.push(&value);
@@ -285,10 +338,9 @@ fn a_value_that_is_not_utf8_is_refused_in_one_line_that_names_the_option() {
 
 #[test]
 fn an_option_without_its_value_is_refused() {
-    for setting in SETTINGS.iter().filter(|setting| setting.value.is_some()) {
-        let short = setting.short.map(|short| format!("-{short}"));
-        for form in [Some(format!("--{}", setting.name)), short] {
-            let Some(form) = form else { continue };
+    for setting in SETTINGS.iter().filter(|setting| setting.needs_value()) {
+        let shorts = setting.short.iter().map(|short| format!("-{short}"));
+        for form in [format!("--{}", setting.name)].into_iter().chain(shorts) {
             assert_eq!(
                 refused(&["127.0.0.1:1", &form]),
                 (64, format!("option {}: needs a value", spelling(setting)))
@@ -299,7 +351,8 @@ fn an_option_without_its_value_is_refused() {
 
 #[test]
 fn a_value_for_an_option_that_takes_none_is_refused() {
-    for setting in SETTINGS.iter().filter(|setting| setting.value.is_none()) {
+    let takes_none = |setting: &&Setting| matches!(setting.takes, Takes::Switch | Takes::Nothing);
+    for setting in SETTINGS.iter().filter(takes_none) {
         assert_eq!(
             refused(&[format!("--{}=yes", setting.name), "h:1".to_owned()]),
             (64, format!("option {}: takes no value", spelling(setting)))
@@ -452,9 +505,9 @@ fn root_and_unknown_accounts_are_configuration_errors_that_name_the_option() {
 #[test]
 fn a_huge_argument_is_refused_in_one_line() {
     let huge = "9".repeat(100_000);
-    for setting in SETTINGS.iter().filter(|setting| setting.value.is_some()) {
+    for setting in SETTINGS.iter().filter(|setting| setting.needs_value()) {
         // A program, a file and a user may well have such a name, until they are looked for.
-        if ["acp", "write"].contains(&setting.name) {
+        if ["acp", "write", "config", "access-log", "state-dir"].contains(&setting.name) {
             continue;
         }
         let (status, line) = refused(&[&format!("--{}", setting.name), &huge, "h:1"]);
@@ -500,27 +553,27 @@ fn help_shows_every_option_once() {
         assert!(stderr.is_empty());
         let text = String::from_utf8(stdout).unwrap();
         for setting in SETTINGS {
-            let long = format!("--{}", setting.name);
-            let lines: Vec<&str> = text
-                .lines()
-                .filter(|line| line.split_whitespace().take(2).any(|word| word == long))
+            let long = match setting.takes {
+                Takes::Switch | Takes::Nothing => format!("--{} ", setting.name),
+                Takes::Value(value) | Takes::Command(value) => {
+                    format!("--{} {value} ", setting.name)
+                }
+                Takes::Perhaps(value) => format!("--{}[={value}] ", setting.name),
+            };
+            let short: String = setting
+                .short
+                .iter()
+                .map(|short| format!("-{short}, "))
                 .collect();
-            assert_eq!(lines.len(), 1, "{long} in {text}");
-            assert!(lines[0].contains(setting.help), "{}", lines[0]);
-            if let Some(short) = setting.short {
-                let start = format!("-{short}, {long}");
-                assert!(lines[0].trim().starts_with(&start), "{}", lines[0]);
-            }
-            if let Some(value) = setting.value {
-                assert!(
-                    lines[0].contains(&format!("{long} {value} ")),
-                    "{}",
-                    lines[0]
-                );
-            }
+            let start = format!("{short}{long}");
+            let of_this = |line: &&str| line.trim_start().starts_with(&start);
+            let lines: Vec<&str> = text.lines().filter(of_this).collect();
+            assert_eq!(lines.len(), 1, "{start} in {text}");
+            let help = setting.help.lines().next().unwrap();
+            assert!(lines[0].contains(help), "{}", lines[0]);
         }
         assert_eq!(
-            text.lines().filter(|line| line.contains("--")).count(),
+            text.lines().filter(|line| line.contains(" --")).count(),
             SETTINGS.len(),
             "options that the parser does not know: {text}"
         );
@@ -546,9 +599,8 @@ fn help_and_version_need_nothing_else() {
 fn every_option_of_the_help_is_known_to_the_parser() {
     // What the parser does not know, it says so; what it knows, it asks for the value of.
     for setting in SETTINGS {
-        let short = setting.short.map(|short| format!("-{short}"));
-        for form in [Some(format!("--{}", setting.name)), short] {
-            let Some(form) = form else { continue };
+        let shorts = setting.short.iter().map(|short| format!("-{short}"));
+        for form in [format!("--{}", setting.name)].into_iter().chain(shorts) {
             let said = output(&[&form]);
             let text = String::from_utf8(said.stderr).unwrap();
             assert!(!text.contains("unknown option"), "{form}: {text}");
@@ -582,8 +634,8 @@ fn the_manual_has_an_item_for_every_option_and_for_no_other() {
     let mut expected: Vec<String> = SETTINGS
         .iter()
         .flat_map(|setting| {
-            let short = setting.short.map(|short| format!("-{short}"));
-            short.into_iter().chain([format!("--{}", setting.name)])
+            let shorts = setting.short.iter().map(|short| format!("-{short}"));
+            shorts.chain([format!("--{}", setting.name)])
         })
         .collect();
     let mut found = options_of_manual();

@@ -5,11 +5,13 @@ mod harness;
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpStream};
-use std::os::fd::AsFd;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use harness::peers::{Ending, Noise, Side, Through, read_to_ending, reset, send_until_blocked};
+use harness::peers::{
+    Ending, Noise, Side, Through, bytes_in_flight, read_to_ending, reset, reset_shared,
+    send_until_blocked,
+};
 use harness::processes::{context_switches, cpu_time};
 use harness::{Engine, Standalone, eventually, field};
 
@@ -99,11 +101,6 @@ fn a_reset_in_the_middle_of_a_transfer_never_looks_like_its_end() {
         let (_, ending) = rest.expect_until_end(&far);
         assert_eq!(ending, Ending::Reset, "{engine:?}");
     });
-}
-
-/// Resets a connection that another thread has a copy of, too.
-fn reset_shared(stream: &TcpStream) {
-    tcpproxy::sys::abort_connection(stream.as_fd()).unwrap();
 }
 
 #[test]
@@ -206,7 +203,7 @@ fn a_slow_reader_still_gets_what_arrived_before_the_reset() {
         Noise::new(13).send(&near, SAID);
         // A reset discards what has not arrived.
         eventually("the bytes to arrive", || {
-            (tcpproxy::sys::bytes_in_flight(near.as_fd()) == Ok(0)).then_some(())
+            (bytes_in_flight(&near) == 0).then_some(())
         });
         reset(near);
         thread::sleep(Duration::from_millis(200));

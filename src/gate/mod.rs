@@ -3,18 +3,23 @@
 //! The verdict is a type: an [`Admitted`] is made nowhere else, and no way leads to an upstream
 //! or a handler without one.
 
+mod limits;
 mod program;
 mod rules;
+mod state_dir;
 
-use std::ffi::OsString;
 use std::fmt;
+use std::time::Instant;
 
-use crate::log::Log;
-use crate::program::{Environment, Facts};
-use crate::source::{Client, Endpoint};
+use crate::program::Facts;
+use crate::service::Service;
+use crate::session::Journal;
+use crate::source::Client;
 
+pub use limits::{Counted, Limits, Rate, Source, Sources};
 pub use program::AccessProgram;
-pub use rules::{Rule, Rules};
+pub use rules::{Rule, Rules, Verdict};
+pub use state_dir::StateDir;
 
 /// What a client has to pass.
 #[derive(Debug)]
@@ -43,16 +48,36 @@ impl Admitted {
     }
 }
 
-/// Proof that the rules let a client pass.
-pub struct PassedRules(());
+/// A client that the rules let pass. Only [`Gate::check_rules`] makes one.
+#[must_use]
+pub struct Passed {
+    client: Client,
+}
 
-/// The rule that a client was refused by.
-#[derive(Debug, PartialEq, Eq)]
-pub struct RefusedBy(String);
+impl Passed {
+    /// The client.
+    pub fn client(&self) -> &Client {
+        &self.client
+    }
+}
 
-impl fmt::Display for RefusedBy {
+/// What a client was refused by: a rule, or that none lets it pass.
+#[derive(Debug)]
+pub struct RefusedBy<'a>(Option<&'a Rule>);
+
+impl RefusedBy<'_> {
+    /// Whether it was that no allow rule matched, and not a deny rule.
+    pub fn no_rule_allows(&self) -> bool {
+        self.0.is_none()
+    }
+}
+
+impl fmt::Display for RefusedBy<'_> {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        write!(f, "denied by rule: {}", self.0)
+        match self.0 {
+            Some(rule) => write!(f, "denied by rule: {rule} ({})", rule.place()),
+            None => f.write_str("denied by rule: no allow rule matches"),
+        }
     }
 }
 
@@ -63,30 +88,36 @@ pub enum Denied {
     ByProgram,
     /// The session was asked to end before the access program had answered.
     ByTermination,
+    /// The session's time was over before the access program had answered.
+    ByTime,
 }
 
 impl Gate {
-    /// Asks the rules about a client's address.
-    pub fn check_rules(&self, client: &Endpoint) -> Result<PassedRules, RefusedBy> {
-        self.rules.check(client).map(|()| PassedRules(()))
+    /// Asks the rules about a client. One that is refused is closed.
+    pub fn check_rules(&self, client: Client) -> Result<Passed, RefusedBy<'_>> {
+        match self.rules.judge(&client.address) {
+            Verdict::Pass(_) => Ok(Passed { client }),
+            Verdict::Refuse(rule) => Err(RefusedBy(rule)),
+        }
     }
 
     /// Asks the access program, if there is one. It fails closed. A client that is denied has
     /// been sent all that the program had to say to it when this returns.
     pub fn admit(
         &self,
-        client: Client,
-        _: PassedRules,
-        environment: &Environment,
+        Passed { client }: Passed,
+        service: &Service,
         facts: &Facts,
-        server: OsString,
-        log: &Log,
+        ends_at: Option<Instant>,
+        journal: &Journal,
     ) -> Result<Admitted, Denied> {
-        if let Some(program) = &self.program
-            && let Err(denied) = program.ask(&client, environment, facts, server, log)
-        {
-            program::dismiss(&client);
-            return Err(denied);
+        if let Some(access) = &self.program {
+            let server = service.server_line(client.local.port());
+            let command = access.program.command(&service.environment, facts, server);
+            if let Err(denied) = access.ask(&client, command, ends_at, journal) {
+                program::dismiss(&client);
+                return Err(denied);
+            }
         }
         Ok(Admitted { client })
     }

@@ -1,24 +1,24 @@
 //! The access control program: asked about a client, and taken at its exit status alone.
 
-use std::ffi::OsString;
 use std::fs::File;
 use std::io::Read;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
-use std::process::{Child, ExitStatus, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::poll::{PollFd, PollFlags};
-use nix::sys::signal::{Signal, killpg};
+use nix::sys::signal::Signal;
 use nix::sys::socket::{Shutdown, shutdown};
 use nix::unistd::{Pid, pipe2};
 
-use crate::error::Error;
+use crate::error::{Error, describe};
 use crate::gate::Denied;
-use crate::log::{Log, escape};
-use crate::program::{Environment, Facts, Program};
+use crate::log::escape;
+use crate::program::{self, Program};
+use crate::session::Journal;
 use crate::source::Client;
 use crate::sys;
 use crate::wait::{self, Woken};
@@ -47,34 +47,35 @@ impl AccessProgram {
     pub(super) fn ask(
         &self,
         client: &Client,
-        environment: &Environment,
-        facts: &Facts,
-        server: OsString,
-        log: &Log,
+        command: Command,
+        ends_at: Option<Instant>,
+        journal: &Journal,
     ) -> Result<(), Denied> {
-        let who = format!(
-            "session {}: access program {}",
-            client.session(),
-            self.program.shown()
-        );
-        let cause = match self.run(client, environment, facts, server, &who, log) {
-            Ok(Verdict::Exited(status)) if status.success() => return Ok(()),
+        let deadline = Instant::now() + self.timeout;
+        let session_ends_first = ends_at.is_some_and(|ends_at| ends_at <= deadline);
+        let deadline = ends_at.map_or(deadline, |ends_at| ends_at.min(deadline));
+        let who = format!("access program {}", self.program.shown());
+        let cause = match self.run(client, command, deadline, &who, journal) {
+            Ok(Verdict::Exited(status)) if status.success() => {
+                journal.debug(format_args!("{who}: granted"));
+                return Ok(());
+            }
             Ok(Verdict::Terminated) => return Err(Denied::ByTermination),
+            Ok(Verdict::TooSlow) if session_ends_first => return Err(Denied::ByTime),
             Ok(verdict) => verdict.cause(),
-            Err(errno) => errno.desc().to_owned(),
+            Err(errno) => describe(errno),
         };
-        log.notice(format_args!("{who}: denied: {cause}"));
+        journal.notice(format_args!("{who}: denied: {cause}"));
         Err(Denied::ByProgram)
     }
 
     fn run(
         &self,
         client: &Client,
-        environment: &Environment,
-        facts: &Facts,
-        server: OsString,
+        mut command: Command,
+        deadline: Instant,
         who: &str,
-        log: &Log,
+        journal: &Journal,
     ) -> nix::Result<Verdict> {
         // A super-server may have left it ignored, and then no exit status is kept for us.
         sys::restore_default(Signal::SIGCHLD)?;
@@ -82,7 +83,7 @@ impl AccessProgram {
         sys::set_blocking(client.socket.as_fd(), true)?;
         let (errors, tell) = pipe2(OFlag::O_CLOEXEC)?;
         let to_client = client.socket.try_clone().map_err(errno_of)?;
-        let mut command = self.program.command(environment, facts, server);
+        let errors = Lines::new(File::from(errors), who, journal)?;
         let spawned = command
             .stdin(Stdio::null())
             .stdout(Stdio::from(to_client))
@@ -97,9 +98,9 @@ impl AccessProgram {
                 Ok(child) => child,
                 Err(error) => return Ok(Verdict::NotStarted(error)),
             },
-            errors: Lines::new(File::from(errors), who, log)?,
+            errors,
         };
-        let verdict = running.until(Instant::now() + self.timeout)?;
+        let verdict = running.until(deadline)?;
         running.errors.finish();
         Ok(verdict)
     }
@@ -141,12 +142,12 @@ impl Running<'_> {
             Ok(Woken::Deadline) => Verdict::TooSlow,
             Ok(Woken::Terminated) => Verdict::Terminated,
             Err(errno) => {
-                self.end(group);
+                program::end(&mut self.child, GRACE);
                 return Err(errno);
             }
         };
         if !matches!(verdict, Verdict::Exited(_)) {
-            self.end(group);
+            program::end(&mut self.child, GRACE);
         }
         Ok(verdict)
     }
@@ -169,27 +170,9 @@ impl Running<'_> {
             if exited {
                 return Ok(Woken::Ready);
             }
-        }
-    }
-
-    /// Ends the program with its whole process group.
-    fn end(&mut self, group: Pid) {
-        // There may be nobody left to signal.
-        let _ = killpg(group, Signal::SIGTERM);
-        // Whether it has gone in time or not: what is left of the group goes now.
-        let _ = self.watch_exit(group);
-        let _ = killpg(group, Signal::SIGKILL);
-        let _ = self.child.wait();
-    }
-
-    fn watch_exit(&mut self, program: Pid) -> nix::Result<()> {
-        let exit = sys::watch_child(program)?;
-        let deadline = Instant::now() + GRACE;
-        loop {
-            let mut set = [PollFd::new(exit.as_fd(), PollFlags::POLLIN)];
-            match wait::poll(&mut set, Some(deadline)) {
-                Err(Errno::EINTR) => {}
-                other => return other.map(drop),
+            // It may write without a pause.
+            if Instant::now() >= deadline {
+                return Ok(Woken::Deadline);
             }
         }
     }
@@ -202,18 +185,18 @@ struct Lines<'a> {
     line: Vec<u8>,
     logged: usize,
     who: &'a str,
-    log: &'a Log,
+    journal: &'a Journal<'a>,
 }
 
 impl<'a> Lines<'a> {
-    fn new(source: File, who: &'a str, log: &'a Log) -> nix::Result<Lines<'a>> {
+    fn new(source: File, who: &'a str, journal: &'a Journal<'a>) -> nix::Result<Lines<'a>> {
         sys::set_blocking(source.as_fd(), false)?;
         Ok(Lines {
             source: Some(source),
             line: Vec::new(),
             logged: 0,
             who,
-            log,
+            journal,
         })
     }
 
@@ -254,10 +237,10 @@ impl<'a> Lines<'a> {
     fn flush(&mut self) {
         self.logged += 1;
         if self.logged <= LOGGED_LINES {
-            self.log
+            self.journal
                 .notice(format_args!("{}: {}", self.who, escape(&self.line)));
         } else if self.logged == LOGGED_LINES + 1 {
-            self.log
+            self.journal
                 .notice(format_args!("{}: further lines are dropped", self.who));
         }
         self.line.clear();

@@ -3,8 +3,8 @@
 use std::fmt;
 use std::net::IpAddr;
 
-use crate::gate::RefusedBy;
-use crate::log::escape;
+use crate::log::brief;
+use crate::place::Place;
 use crate::source::Endpoint;
 use crate::value::Complaint;
 
@@ -13,11 +13,19 @@ use crate::value::Complaint;
 pub struct Rules(Vec<Rule>);
 
 /// One rule.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct Rule {
     effect: Effect,
     pattern: Pattern,
     written: String,
+    place: Place,
+}
+
+impl PartialEq for Rule {
+    /// Wherever they stand, and however they are spelt, rules are equal if they decide equally.
+    fn eq(&self, other: &Rule) -> bool {
+        (self.effect, &self.pattern) == (other.effect, &other.pattern)
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,38 +51,64 @@ impl From<Vec<Rule>> for Rules {
     }
 }
 
+/// What rules say of a client, and which of them says it.
+#[derive(Debug, PartialEq)]
+pub enum Verdict<'a> {
+    /// It may pass: by an allow rule, or as there is none and no deny rule matches.
+    Pass(Option<&'a Rule>),
+    /// It may not: by a deny rule, or as no allow rule matches.
+    Refuse(Option<&'a Rule>),
+}
+
 impl Rules {
-    /// Lets a client pass, or names the rule that it was refused by.
-    pub(super) fn check(&self, client: &Endpoint) -> Result<(), RefusedBy> {
+    /// Judges a client.
+    pub fn judge(&self, client: &Endpoint) -> Verdict<'_> {
         let of = |effect| self.0.iter().filter(move |rule| rule.effect == effect);
-        if let Some(rule) = of(Effect::Deny).find(|rule| rule.pattern.matches(client)) {
-            return Err(RefusedBy(rule.to_string()));
+        let matching = |effect| of(effect).find(|rule| rule.pattern.matches(client));
+        if let Some(deny) = matching(Effect::Deny) {
+            return Verdict::Refuse(Some(deny));
         }
-        let mut allows = of(Effect::Allow).peekable();
-        if allows.peek().is_none() || allows.any(|rule| rule.pattern.matches(client)) {
-            return Ok(());
+        match matching(Effect::Allow) {
+            Some(allow) => Verdict::Pass(Some(allow)),
+            None if of(Effect::Allow).next().is_none() => Verdict::Pass(None),
+            None => Verdict::Refuse(None),
         }
-        Err(RefusedBy("no allow rule matches".to_owned()))
     }
 }
 
 impl Rule {
     /// A rule that lets clients pass.
-    pub fn allow(pattern: &str) -> Result<Rule, Complaint> {
-        Rule::new(Effect::Allow, pattern)
+    pub fn allow(pattern: &str, place: Place) -> Result<Rule, Complaint> {
+        Rule::new(Effect::Allow, pattern, place)
     }
 
     /// A rule that refuses clients.
-    pub fn deny(pattern: &str) -> Result<Rule, Complaint> {
-        Rule::new(Effect::Deny, pattern)
+    pub fn deny(pattern: &str, place: Place) -> Result<Rule, Complaint> {
+        Rule::new(Effect::Deny, pattern, place)
     }
 
-    fn new(effect: Effect, pattern: &str) -> Result<Rule, Complaint> {
+    fn new(effect: Effect, pattern: &str, place: Place) -> Result<Rule, Complaint> {
         Ok(Rule {
             effect,
             pattern: Pattern::parse(pattern)?,
             written: pattern.to_owned(),
+            place,
         })
+    }
+
+    /// Whether it lets clients pass, rather than refusing them.
+    pub fn is_allow(&self) -> bool {
+        self.effect == Effect::Allow
+    }
+
+    /// The clients it is about, as it was written.
+    pub fn pattern(&self) -> &str {
+        &self.written
+    }
+
+    /// Where it was written.
+    pub fn place(&self) -> &Place {
+        &self.place
     }
 }
 
@@ -94,7 +128,7 @@ impl Pattern {
             format!(
                 "'{}' is not a rule: write ANY, an address, address/prefix, address/mask, \
                  or an address with * and ?",
-                escape(text)
+                brief(text)
             )
         };
         if text == "ANY" {
@@ -109,7 +143,7 @@ impl Pattern {
                 format!(
                     "'{}' has a bad mask: write a prefix of 0 to {} bits, or (for IPv4) a mask \
                      like 255.255.255.0",
-                    escape(text),
+                    brief(text),
                     width(&address)
                 )
             })?;
@@ -284,31 +318,40 @@ mod tests {
         }
     }
 
+    fn rules(texts: &[&str]) -> Rules {
+        let parse = |text: &&str| match text.split_once(' ') {
+            Some(("allow", pattern)) => Rule::allow(pattern, Place::CommandLine),
+            Some(("deny", pattern)) => Rule::deny(pattern, Place::CommandLine),
+            _ => panic!("{text}"),
+        };
+        Rules(texts.iter().map(|text| parse(text).unwrap()).collect())
+    }
+
     #[test]
     fn a_deny_refuses_and_where_there_are_allows_one_must_match() {
-        let rules = Rules(vec![
-            Rule::allow("192.0.2.0/24").unwrap(),
-            Rule::deny("192.0.2.66").unwrap(),
-        ]);
-        assert_eq!(rules.check(&client("192.0.2.1")), Ok(()));
-        let refused = |by: &str| Err(RefusedBy(by.to_owned()));
+        let both = rules(&["allow 192.0.2.0/24", "deny 192.0.2.66"]);
+        let [allow, deny] = &both.0[..] else { panic!() };
+        assert_eq!(both.judge(&client("192.0.2.1")), Verdict::Pass(Some(allow)));
         assert_eq!(
-            rules.check(&client("192.0.2.66")),
-            refused("deny 192.0.2.66")
+            both.judge(&client("192.0.2.66")),
+            Verdict::Refuse(Some(deny))
         );
-        assert_eq!(
-            rules.check(&client("192.0.3.1")),
-            refused("no allow rule matches")
-        );
-        assert_eq!(Rules::default().check(&client("192.0.3.1")), Ok(()));
-        let denies = Rules(vec![Rule::deny("192.0.2.66").unwrap()]);
-        assert_eq!(denies.check(&client("192.0.3.1")), Ok(()));
+        assert_eq!(both.judge(&client("192.0.3.1")), Verdict::Refuse(None));
+        assert_eq!(rules(&[]).judge(&client("192.0.3.1")), Verdict::Pass(None));
+        let denies = rules(&["deny 192.0.2.66"]);
+        assert_eq!(denies.judge(&client("192.0.3.1")), Verdict::Pass(None));
     }
 
     #[test]
     fn of_address_rules_only_any_matches_a_unix_client() {
-        let allow = |text| Rules(vec![Rule::allow(text).unwrap()]).check(&Endpoint::Unix);
-        assert_eq!(allow("ANY"), Ok(()));
-        assert!(allow("*").is_err() && allow("0.0.0.0/0").is_err());
+        for (rule, passes) in [
+            ("allow ANY", true),
+            ("allow *", false),
+            ("allow 0.0.0.0/0", false),
+        ] {
+            let rules = rules(&[rule]);
+            let verdict = rules.judge(&Endpoint::Unix);
+            assert_eq!(matches!(verdict, Verdict::Pass(_)), passes, "{rule}");
+        }
     }
 }

@@ -97,7 +97,7 @@ pub(super) struct Machine<'a> {
     broken: Option<Side>,
     /// These have hung up while nothing was wanted from them. poll(2) would report it for ever.
     hung_up: [bool; 2],
-    last_byte: Instant,
+    last_activity: Instant,
 }
 
 /// How often one direction may read and write before the other gets its turn.
@@ -124,7 +124,7 @@ impl<'a> Machine<'a> {
             first_end: None,
             broken: None,
             hung_up: [false; 2],
-            last_byte: Instant::now(),
+            last_activity: Instant::now(),
         }
     }
 
@@ -132,14 +132,21 @@ impl<'a> Machine<'a> {
         self.sockets[side as usize]
     }
 
-    /// When a byte last moved, or the relay began.
-    pub(super) fn last_byte(&self) -> Instant {
-        self.last_byte
+    /// When a byte last moved, a side ended, or the relay began.
+    pub(super) fn last_activity(&self) -> Instant {
+        self.last_activity
     }
 
-    /// Whether one side has broken off, and only what it had sent is still delivered.
-    pub(super) fn is_breaking(&self) -> bool {
-        self.broken.is_some()
+    /// The side that has broken off, if one has; only what it had sent is still delivered.
+    pub(super) fn broken(&self) -> Option<Side> {
+        self.broken
+    }
+
+    /// Whether one direction has been delivered to its end.
+    pub(super) fn is_half_closed(&self) -> bool {
+        self.directions
+            .iter()
+            .any(|direction| direction.state == State::Done)
     }
 
     pub(super) fn delivered_to(&self, side: Side) -> u64 {
@@ -164,10 +171,8 @@ impl<'a> Machine<'a> {
         if to.blocked {
             events |= PollFlags::POLLOUT;
         }
-        // With nothing wanted, a reset is still to be noticed; but not on a side whose both
-        // directions are shut, which is an eternal hang-up.
-        let worth_watching =
-            self.broken != Some(side) && to.state != State::Done && !self.hung_up[side as usize];
+        // With nothing wanted, a reset is still to be noticed.
+        let worth_watching = self.broken != Some(side) && !self.hung_up[side as usize];
         (!events.is_empty() || worth_watching).then_some(events)
     }
 
@@ -202,7 +207,7 @@ impl<'a> Machine<'a> {
             if !filled && !drained {
                 return;
             }
-            self.last_byte = Instant::now();
+            self.last_activity = Instant::now();
         }
     }
 
@@ -264,6 +269,7 @@ impl<'a> Machine<'a> {
         let direction = &mut self.directions[from as usize];
         if direction.state == State::Draining && direction.buffer.is_empty() {
             direction.state = State::Done;
+            self.last_activity = Instant::now();
             if self.broken.is_none() {
                 // Fails if the sink has been reset meanwhile, which poll(2) will report.
                 let _ = shutdown(sink.as_raw_fd(), Shutdown::Write);
@@ -275,7 +281,7 @@ impl<'a> Machine<'a> {
     /// sent before can still be read, and is delivered.
     fn break_off(&mut self, side: Side) {
         self.broken.get_or_insert(side);
-        self.last_byte = Instant::now();
+        self.last_activity = Instant::now();
         let towards = &mut self.directions[side.other() as usize];
         towards.state = State::Dropped;
         towards.blocked = false;
@@ -296,21 +302,18 @@ impl<'a> Machine<'a> {
             .or(self.first_end.map(End::Orderly))
     }
 
-    /// What it means that the time is up.
-    pub(super) fn overdue(&self) -> End {
-        match self.broken {
-            Some(side) => End::Broken(side),
-            None => End::Abandoned(Reason::IdleTimeout),
-        }
-    }
-
     /// Closes both sides, whatever is still on its way. A side that would miss something is
     /// reset: what it got must not look complete.
     pub(super) fn abandon(&mut self) {
         for side in [Side::Client, Side::Upstream] {
             let socket = self.socket(side);
             // Each fails only on a connection that has ended already.
-            if self.to(side).buffer.is_empty() {
+            let direction = self.to(side);
+            let unread = match direction.state {
+                State::Open => sys::bytes_waiting(self.socket(side.other())).unwrap_or(0),
+                State::Draining | State::Done | State::Dropped => 0,
+            };
+            if direction.buffer.is_empty() && unread == 0 {
                 let _ = shutdown(socket.as_raw_fd(), Shutdown::Both);
             } else {
                 let _ = sys::abort_connection(socket);

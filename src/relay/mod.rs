@@ -45,6 +45,8 @@ pub struct Settings {
     pub buffer_size: usize,
     /// How long no byte may pass before the session is ended.
     pub idle_timeout: Option<Duration>,
+    /// The same, once one side has ended, if it is another time.
+    pub half_close_timeout: Option<Duration>,
 }
 
 /// How a relay ended.
@@ -62,12 +64,14 @@ pub struct Outcome {
 /// reset too.
 const RESET_GRACE: Duration = Duration::from_secs(2);
 
-/// Relays until both directions have ended, one side has broken off, or time is up. When this
-/// returns, each side has been told: by an end of input, or by a reset.
+/// Relays until both directions have ended, one side has broken off, or time is up: that of a
+/// byte, or all of it at `ends_at`. When this returns, each side has been told: by an end of
+/// input, or by a reset.
 pub fn run(
     client: BorrowedFd,
     upstream: BorrowedFd,
     settings: Settings,
+    ends_at: Option<Instant>,
     transcript: Option<&mut Transcript>,
 ) -> nix::Result<Outcome> {
     prepare(client)?;
@@ -81,33 +85,41 @@ pub fn run(
         if let Some(end) = machine.end() {
             break end;
         }
-        let deadline = deadline(&machine, settings.idle_timeout);
+        let due = due(&machine, &settings, ends_at);
+        let wanted = [Side::Client, Side::Upstream].map(|side| machine.wants(side));
         let mut set = [Side::Client, Side::Upstream].map(|side| {
-            let wanted = machine.wants(side).unwrap_or(PollFlags::empty());
-            PollFd::new(machine.socket(side), wanted)
+            let events = wanted[side as usize].unwrap_or(PollFlags::empty());
+            PollFd::new(machine.socket(side), events)
         });
         // poll(2) reports hang-ups whatever is asked, so a side of which nothing is wanted any
         // more must not be in the set.
-        let in_set = [Side::Client, Side::Upstream].map(|side| machine.wants(side).is_some());
-        let polled = match in_set {
+        let polled = match wanted.map(|wanted| wanted.is_some()) {
             [true, true] => &mut set[..],
             [true, false] => &mut set[..1],
             [false, true] => &mut set[1..],
             [false, false] => &mut [],
         };
-        match wait::wait(polled, deadline)? {
-            Woken::Ready => {
+        match (wait::wait(polled, due.map(|(deadline, _)| deadline))?, due) {
+            (Woken::Ready, _) => {
                 let ready = set.map(|polled| Ready::from(polled.revents()));
                 machine.advance(ready);
+                if ends_at.is_some_and(|ends_at| ends_at <= Instant::now()) {
+                    break machine.end().unwrap_or(End::Abandoned(Reason::MaxDuration));
+                }
             }
-            Woken::Deadline => break machine.overdue(),
-            Woken::Terminated => break End::Abandoned(Reason::Terminated),
+            (Woken::Deadline, Some((_, end))) => break end,
+            (Woken::Deadline, None) => {}
+            (Woken::Terminated, _) => break End::Abandoned(Reason::Terminated),
         }
     };
+    let mut delivered = [Side::Client, Side::Upstream].map(|side| machine.delivered_to(side));
     let reason = match end {
         End::Orderly(first) => closed_by(first),
         End::Broken(side) => {
-            deliver_and_reset(machine.socket(side.other()));
+            let other = side.other();
+            let lost =
+                deliver_and_reset(machine.socket(other), machine.last_activity() + RESET_GRACE);
+            delivered[other as usize] -= delivered[other as usize].min(lost as u64);
             broken_by(side)
         }
         End::Abandoned(reason) => {
@@ -115,10 +127,11 @@ pub fn run(
             reason
         }
     };
+    let [received, sent] = delivered;
     Ok(Outcome {
         reason,
-        sent: machine.delivered_to(Side::Upstream),
-        received: machine.delivered_to(Side::Client),
+        sent,
+        received,
     })
 }
 
@@ -133,20 +146,32 @@ fn prepare(socket: BorrowedFd) -> nix::Result<()> {
     Ok(())
 }
 
-/// Has urgent data stay in its place in the stream. To be called as early as can be, on a
-/// listener or before connecting: until then, an urgent byte that is the next to be read is
-/// dropped by the kernel when another arrives (`tcp_check_urg`, Linux 6.18).
+/// Has urgent data read in its place in the stream. Of urgent data that arrives before this only
+/// the last byte would be: so it is done for each socket as early as it can be.
 pub fn keep_urgent_data(socket: BorrowedFd) {
     // Fails on sockets other than TCP's, which have no urgent data.
     let _ = setsockopt(&socket, OobInline, &true);
 }
 
-fn deadline(machine: &Machine, idle_timeout: Option<Duration>) -> Option<Instant> {
-    let idle = idle_timeout.map(|timeout| machine.last_byte() + timeout);
-    let grace = machine
-        .is_breaking()
-        .then(|| machine.last_byte() + RESET_GRACE);
-    [idle, grace].into_iter().flatten().min()
+/// When the relay ends if nothing happens, and how.
+fn due(machine: &Machine, settings: &Settings, ends_at: Option<Instant>) -> Option<(Instant, End)> {
+    let after = |timeout: Duration, end| (machine.last_activity() + timeout, end);
+    let quiet = match (machine.broken(), machine.is_half_closed()) {
+        (Some(side), _) => Some(after(RESET_GRACE, End::Broken(side))),
+        (None, is_half_closed) => match settings.half_close_timeout {
+            Some(timeout) if is_half_closed => {
+                Some(after(timeout, End::Abandoned(Reason::HalfCloseTimeout)))
+            }
+            _ => settings
+                .idle_timeout
+                .map(|timeout| after(timeout, End::Abandoned(Reason::IdleTimeout))),
+        },
+    };
+    let over = ends_at.map(|at| (at, End::Abandoned(Reason::MaxDuration)));
+    [quiet, over]
+        .into_iter()
+        .flatten()
+        .min_by_key(|(at, _)| *at)
 }
 
 fn closed_by(first: Side) -> Reason {
@@ -163,19 +188,27 @@ fn broken_by(side: Side) -> Reason {
     }
 }
 
-/// Resets a connection, but not before its peer's kernel has what was sent: a reset discards the
-/// rest, and the bytes before the break did arrive.
-fn deliver_and_reset(socket: BorrowedFd) {
-    let deadline = Instant::now() + RESET_GRACE;
+/// Resets a connection, but not before its peer's kernel has what was sent, or the deadline has
+/// come: a reset discards the rest, and the bytes before the break did arrive. Returns how many
+/// were discarded.
+fn deliver_and_reset(socket: BorrowedFd, deadline: Instant) -> usize {
+    let in_flight = || sys::bytes_in_flight(socket).unwrap_or(0);
     let mut pause = Duration::from_millis(1);
-    while sys::bytes_in_flight(socket).is_ok_and(|bytes| bytes > 0) && Instant::now() < deadline {
-        if wait::wait(&mut [], Some(Instant::now() + pause)) != Ok(Woken::Deadline) {
+    while in_flight() > 0 && Instant::now() < deadline {
+        // That it is acknowledged can only be asked. On a connection that is itself broken
+        // nothing is acknowledged any more.
+        let mut set = [wait::failures_of(socket)];
+        if wait::wait(&mut set, Some(Instant::now() + pause)) != Ok(Woken::Deadline) {
             break;
         }
         pause = (pause * 2).min(Duration::from_millis(50));
     }
+    let lost = in_flight();
     // Fails where there is no such thing as a reset (unix-domain sockets): then closing must do.
-    let _ = sys::abort_connection(socket);
+    match sys::abort_connection(socket) {
+        Ok(()) => lost,
+        Err(_) => 0,
+    }
 }
 
 #[cfg(test)]

@@ -49,8 +49,9 @@ fn start(
             engine,
             buffer_size: 65_536,
             idle_timeout,
+            half_close_timeout: None,
         };
-        let outcome = run(client.as_fd(), upstream.as_fd(), settings, None).unwrap();
+        let outcome = run(client.as_fd(), upstream.as_fd(), settings, None, None).unwrap();
         (outcome, cpu_time_of_this_thread())
     })
 }

@@ -1,5 +1,6 @@
 //! Our own listeners: what `-b` names, the addresses behind it, and the sockets bound to them.
 
+use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
@@ -13,8 +14,8 @@ use nix::sys::socket::{
 };
 
 use super::{Endpoint, Listener};
-use crate::error::{Error, Status};
-use crate::log::{Log, escape};
+use crate::error::{Error, Status, describe};
+use crate::log::{Log, brief};
 use crate::value::{self, Complaint};
 
 /// A place to listen: `[interface:]port`.
@@ -27,7 +28,7 @@ pub struct Bind {
 }
 
 /// The local side that a listener is for.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Interface {
     /// Every address, of both families.
     Any,
@@ -43,6 +44,12 @@ impl Bind {
         let (interface, port) = match text.rsplit_once(':') {
             None => (Interface::Any, text),
             Some(("" | "*", port)) => (Interface::Any, port),
+            Some((interface, _)) if interface.contains(':') && !interface.starts_with('[') => {
+                return Err(format!(
+                    "'{}' has an IPv6 address without brackets: write [v6]:port",
+                    brief(text)
+                ));
+            }
             Some((interface, port)) => (Interface::parse(interface)?, port),
         };
         Ok(Bind {
@@ -52,32 +59,45 @@ impl Bind {
     }
 }
 
+impl fmt::Display for Interface {
+    /// As [`Interface::parse`] reads it, with IPv6 addresses in brackets.
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        match self {
+            Interface::Any => f.write_str("*"),
+            Interface::Address(IpAddr::V4(address)) => write!(f, "{address}"),
+            Interface::Address(IpAddr::V6(address)) => write!(f, "[{address}]"),
+            Interface::Named(name) if name.contains(':') => write!(f, "[{name}]"),
+            Interface::Named(name) => f.write_str(name),
+        }
+    }
+}
+
 impl Interface {
-    fn parse(text: &str) -> Result<Interface, Complaint> {
+    /// Parses an address (IPv6 with brackets or without), a host name or a network interface's
+    /// name.
+    pub fn parse(text: &str) -> Result<Interface, Complaint> {
+        if let Ok(address) = text.parse::<IpAddr>() {
+            return Ok(Interface::Address(address));
+        }
         let bracketed = text.strip_prefix('[').map(|rest| rest.strip_suffix(']'));
         match bracketed {
             Some(Some(inner)) => match inner.parse::<Ipv6Addr>() {
                 Ok(address) => Ok(Interface::Address(address.into())),
                 // With a zone (fe80::1%eth0): the resolver knows how to read it.
                 Err(_) if inner.contains('%') => Ok(Interface::Named(inner.to_owned())),
-                Err(_) => Err(format!("'{}' is not an IPv6 address", escape(inner))),
+                Err(_) => Err(format!("'{}' is not an IPv6 address", brief(inner))),
             },
-            None if !text.contains([':', '[', ']', '/', ' ']) => {
-                Ok(match text.parse::<Ipv4Addr>() {
-                    Ok(address) => Interface::Address(address.into()),
-                    Err(_) => Interface::Named(text.to_owned()),
-                })
-            }
+            None if is_name(text) => Ok(Interface::Named(text.to_owned())),
             _ => Err(format!(
                 "'{}' is not an interface: write an address (IPv6 in brackets, as in [::1]:25), \
                  a host name or a network interface's name",
-                escape(text)
+                brief(text)
             )),
         }
     }
 
-    /// The addresses it stands for now.
-    fn addresses(&self) -> Result<Vec<IpAddr>, Error> {
+    /// The addresses it stands for now. Resolves names.
+    pub fn addresses(&self) -> Result<Vec<IpAddr>, Error> {
         match self {
             Interface::Any => Ok(vec![Ipv6Addr::UNSPECIFIED.into()]),
             Interface::Address(address) => Ok(vec![*address]),
@@ -87,6 +107,12 @@ impl Interface {
             Interface::Named(name) => addresses_of_host(name),
         }
     }
+}
+
+/// Whether text can be the name of a host or a network interface.
+fn is_name(text: &str) -> bool {
+    let fits = |c: char| c.is_ascii_graphic() && !matches!(c, ':' | '[' | ']' | '/' | '*');
+    !text.is_empty() && text.chars().all(fits)
 }
 
 fn addresses_of_interface(name: &str) -> Result<Vec<IpAddr>, Error> {
@@ -117,7 +143,7 @@ fn addresses_of_host(name: &str) -> Result<Vec<IpAddr>, Error> {
             Status::System,
             format!(
                 "'{}' is neither a network interface nor a host that can be resolved: {error}",
-                escape(name)
+                brief(name)
             ),
         )
     })?;
@@ -126,7 +152,7 @@ fn addresses_of_host(name: &str) -> Result<Vec<IpAddr>, Error> {
 
 /// A socket to bind.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Planned {
+pub(super) struct Planned {
     address: SocketAddr,
     /// Whether an IPv6 socket leaves IPv4 alone.
     v6_only: bool,
@@ -162,8 +188,9 @@ fn plan(wanted: &[(Interface, IpAddr, u16)]) -> Vec<Planned> {
     planned
 }
 
-/// Binds everything and listens.
-pub(super) fn listen(binds: &[Bind], log: &Log) -> Result<Vec<Listener>, Error> {
+/// The sockets that these places stand for. With each goes whether it may be missing: a name has
+/// addresses of both families, the machine perhaps only one.
+fn planned(binds: &[Bind]) -> Result<Vec<(Planned, bool)>, Error> {
     let mut wanted = Vec::new();
     let mut optional = Vec::new();
     for Bind { interface, port } in binds {
@@ -171,35 +198,32 @@ pub(super) fn listen(binds: &[Bind], log: &Log) -> Result<Vec<Listener>, Error> 
         if addresses.len() > 1 {
             optional.extend(addresses.iter().copied());
         }
-        wanted.extend(
-            addresses
-                .into_iter()
-                .map(|address| (interface.clone(), address, *port)),
-        );
+        let places = addresses.into_iter();
+        wanted.extend(places.map(|address| (interface.clone(), address, *port)));
     }
+    let places = plan(&wanted).into_iter();
+    Ok(places
+        .map(|place| (place, optional.contains(&place.address.ip())))
+        .collect())
+}
+
+/// Binds everything and listens.
+pub(super) fn listen(binds: &[Bind], log: &Log) -> Result<Vec<Listener>, Error> {
     let mut listeners = Vec::new();
-    for place in plan(&wanted) {
+    for (place, may_be_missing) in planned(binds)? {
         match listen_on(place) {
             Ok(listener) => {
                 log.notice(format_args!("listening on {}", listener.local));
                 listeners.push(listener);
             }
-            // A name with addresses of both families, on a machine that has only one.
-            Err(errno @ (Errno::EADDRNOTAVAIL | Errno::EAFNOSUPPORT))
-                if optional.contains(&place.address.ip()) =>
-            {
+            Err(errno @ (Errno::EADDRNOTAVAIL | Errno::EAFNOSUPPORT)) if may_be_missing => {
+                let address = place.address;
                 log.warning(format_args!(
-                    "not listening on {}: {}",
-                    place.address,
-                    errno.desc()
+                    "not listening on {address}: {}",
+                    describe(errno)
                 ));
             }
-            Err(errno) => {
-                return Err(Error::system(
-                    format_args!("cannot listen on {}", place.address),
-                    errno,
-                ));
-            }
+            Err(errno) => return Err(cannot_listen(place, errno)),
         }
     }
     if listeners.is_empty() {
@@ -209,6 +233,51 @@ pub(super) fn listen(binds: &[Bind], log: &Log) -> Result<Vec<Listener>, Error> 
         ));
     }
     Ok(listeners)
+}
+
+fn cannot_listen(place: Planned, errno: Errno) -> Error {
+    Error::system(format_args!("cannot listen on {}", place.address), errno)
+}
+
+impl Listener {
+    /// Brings listeners in line with the places that are wanted now. Those that stay are not
+    /// touched, so that no client in their backlogs is lost. What cannot be bound is reported.
+    pub fn rebind(listeners: &mut Vec<Listener>, binds: &[Bind], log: &Log) {
+        let planned = match planned(binds) {
+            Ok(planned) => planned,
+            Err(error) => {
+                return log.error(format_args!("the listeners stay as they are: {error}"));
+            }
+        };
+        let is_wanted = |listener: &Listener| {
+            planned
+                .iter()
+                .any(|(place, _)| listener.planned == Some(*place))
+        };
+        // First, as an address may be wanted in another way than before.
+        listeners.retain(|listener| {
+            let stays = is_wanted(listener);
+            if !stays {
+                log.notice(format_args!("no longer listening on {}", listener.local));
+            }
+            stays
+        });
+        for (place, _) in planned {
+            if listeners
+                .iter()
+                .any(|listener| listener.planned == Some(place))
+            {
+                continue;
+            }
+            match listen_on(place) {
+                Ok(listener) => {
+                    log.notice(format_args!("listening on {}", listener.local));
+                    listeners.push(listener);
+                }
+                Err(errno) => log.error(cannot_listen(place, errno)),
+            }
+        }
+    }
 }
 
 fn listen_on(place: Planned) -> nix::Result<Listener> {
@@ -223,7 +292,11 @@ fn listen_on(place: Planned) -> nix::Result<Listener> {
     // As many as the kernel lets wait: it clamps this to net.core.somaxconn.
     start_listening(&socket, Backlog::MAXCONN)?;
     let local = Endpoint::local(socket.as_fd()).ok_or(Errno::EAFNOSUPPORT)?;
-    Ok(Listener { socket, local })
+    Ok(Listener {
+        socket,
+        local,
+        planned: Some(place),
+    })
 }
 
 fn bind_to(place: Planned) -> nix::Result<OwnedFd> {

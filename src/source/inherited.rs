@@ -8,17 +8,16 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::process;
 
 use nix::errno::Errno;
-use nix::fcntl::{FcntlArg, fcntl};
 use nix::sys::socket::sockopt::{AcceptConn, SockType as SocketType};
 use nix::sys::socket::{
     AddressFamily, SockType, SockaddrLike, SockaddrStorage, getpeername, getsockname, getsockopt,
 };
-use nix::sys::stat::fstat;
 use nix::unistd::{dup2_stderr, dup2_stdin, dup2_stdout};
 
 use super::{Client, Endpoint, INETD_WAIT_IDLE, Listener, Listeners, Origin, Source};
 use crate::error::Error;
 use crate::sys;
+use crate::value;
 
 /// The first descriptor that a service manager passes (sd_listen_fds(3)).
 const FIRST_PASSED: i32 = 3;
@@ -61,14 +60,9 @@ fn may_be_client(stream: BorrowedFd) -> bool {
     };
     match local.family() {
         Some(AddressFamily::Inet | AddressFamily::Inet6) => true,
-        _ => {
-            let same = |other: BorrowedFd| match (fstat(stream), fstat(other)) {
-                (Ok(a), Ok(b)) => (a.st_dev, a.st_ino) == (b.st_dev, b.st_ino),
-                _ => false,
-            };
-            same(io::stdin().as_fd())
-                || sys::borrow_inherited(FIRST_PASSED).is_some_and(|passed| same(passed.as_fd()))
-        }
+        _ => [0, FIRST_PASSED]
+            .into_iter()
+            .any(|handed_over| sys::are_same_file(stream.as_raw_fd(), handed_over)),
     }
 }
 
@@ -79,17 +73,15 @@ pub(super) fn from_service_manager(streams: Streams) -> Result<Option<Source>, E
         (Ok(pid), Ok(count)) if pid == process::id().to_string() => count,
         _ => return Ok(None),
     };
-    let count: i32 = count
-        .parse()
-        .ok()
-        .filter(|count| (0..=1024).contains(count))
+    let count = value::whole_number::<usize>(&count)
+        .filter(|count| *count <= 1024)
         .ok_or_else(|| {
             Error::usage("LISTEN_FDS is not a number of descriptors, as sd_listen_fds(3) has it")
         })?;
     let mut listeners = Vec::new();
-    for fd in FIRST_PASSED..FIRST_PASSED + count {
+    for (fd, socket) in (FIRST_PASSED..).zip(sys::take_passed(count)) {
         let place = format!("descriptor {fd} (LISTEN_FDS)");
-        let socket = sys::adopt(fd).ok_or_else(|| {
+        let socket = socket.ok_or_else(|| {
             Error::usage(format!("{place} is not open: nothing was passed there"))
         })?;
         match examine(socket, &place)? {
@@ -112,6 +104,7 @@ pub(super) fn from_service_manager(streams: Streams) -> Result<Option<Source>, E
     Ok(
         (!listeners.is_empty()).then_some(Source::Listeners(Listeners {
             sockets: listeners,
+            own: false,
             until_idle: None,
         })),
     )
@@ -119,7 +112,7 @@ pub(super) fn from_service_manager(streams: Streams) -> Result<Option<Source>, E
 
 /// What inetd or one of its kin has put on descriptor 0; `None` if that is not a socket.
 pub(super) fn from_standard_input(streams: Streams) -> Result<Option<Source>, Error> {
-    let Some(socket) = sys::adopt(0) else {
+    let Some(socket) = sys::take_standard_input() else {
         return Ok(None);
     };
     match examine(socket, "descriptor 0")? {
@@ -129,6 +122,7 @@ pub(super) fn from_standard_input(streams: Streams) -> Result<Option<Source>, Er
             let listener = move_above_standard_streams(listener, streams)?;
             Ok(Some(Source::Listeners(Listeners {
                 sockets: vec![listener],
+                own: false,
                 until_idle: Some(INETD_WAIT_IDLE),
             })))
         }
@@ -140,8 +134,9 @@ pub(super) fn from_standard_input(streams: Streams) -> Result<Option<Source>, Er
 /// to be something: /dev/null takes its place.
 fn move_above_standard_streams(listener: Listener, streams: Streams) -> Result<Listener, Error> {
     let system = |errno| Error::system("dup", errno);
-    let above = fcntl(&listener.socket, FcntlArg::F_DUPFD_CLOEXEC(FIRST_PASSED)).map_err(system)?;
-    let socket = sys::adopt(above).ok_or_else(|| system(Errno::EBADF))?;
+    // A duplicate is 3 or above.
+    let socket = listener.socket.try_clone();
+    let socket = socket.map_err(|error| Error::io("dup", &error))?;
     let null = null_device()?;
     dup2_stdin(&null).map_err(system)?;
     if streams.stdout_is_client {
@@ -152,6 +147,7 @@ fn move_above_standard_streams(listener: Listener, streams: Streams) -> Result<L
     Ok(Listener {
         socket,
         local: listener.local,
+        planned: None,
     })
 }
 
@@ -185,7 +181,11 @@ fn examine(fd: OwnedFd, place: &str) -> Result<Found, Error> {
     };
     if getsockopt(&fd, AcceptConn).unwrap_or(false) {
         let local = Endpoint::local(fd.as_fd()).ok_or_else(unsupported)?;
-        return Ok(Found::Listener(Listener { socket: fd, local }));
+        return Ok(Found::Listener(Listener {
+            socket: fd,
+            local,
+            planned: None,
+        }));
     }
     match getpeername::<SockaddrStorage>(fd.as_raw_fd()) {
         Ok(peer) => {
@@ -198,7 +198,8 @@ fn examine(fd: OwnedFd, place: &str) -> Result<Found, Error> {
 }
 
 fn connection(socket: OwnedFd, address: Endpoint, streams: Streams) -> Result<Source, Error> {
-    let local = Endpoint::local(socket.as_fd()).unwrap_or(Endpoint::Unix);
+    let local = Endpoint::local(socket.as_fd())
+        .ok_or_else(|| Error::system("getsockname", Errno::EAFNOSUPPORT))?;
     Ok(Source::Connection(Client {
         socket,
         address,

@@ -12,12 +12,15 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::process;
 use std::time::Duration;
 
+use nix::errno::Errno;
 use nix::sys::socket::{SockaddrStorage, getsockname};
 
 use crate::error::Error;
 use crate::log::Log;
+use crate::setup::Listening;
 use crate::sys;
 
+use bound::Planned;
 pub use bound::{Bind, Interface};
 pub use inherited::Streams;
 
@@ -35,6 +38,8 @@ pub enum Source {
 pub struct Listeners {
     /// The sockets; at least one.
     pub sockets: Vec<Listener>,
+    /// Whether we have bound them.
+    pub own: bool,
     /// Whether to end after so long without a session (inetd's `wait` expects its server to).
     pub until_idle: Option<Duration>,
 }
@@ -45,6 +50,8 @@ pub struct Listener {
     pub socket: OwnedFd,
     /// The address it listens on.
     pub local: Endpoint,
+    /// What it was bound for, if we have bound it.
+    planned: Option<Planned>,
 }
 
 /// After so long without a session, a server that inetd started with `wait` ends, and inetd
@@ -52,20 +59,24 @@ pub struct Listener {
 const INETD_WAIT_IDLE: Duration = Duration::from_secs(60);
 
 /// Finds what there is to serve: own listeners if asked for, else what systemd passed, else what
-/// descriptor 0 is.
+/// descriptor 0 is, else own listeners if they are called for then.
 pub fn find(
-    standalone: bool,
+    listening: Listening,
     binds: &[Bind],
     streams: Streams,
     log: &Log,
 ) -> Result<Source, Error> {
-    if standalone {
-        return bound::listen(binds, log).map(|sockets| {
+    let own = || {
+        bound::listen(binds, log).map(|sockets| {
             Source::Listeners(Listeners {
                 sockets,
+                own: true,
                 until_idle: None,
             })
-        });
+        })
+    };
+    if listening == Listening::Always {
+        return own();
     }
     if let Some(source) = inherited::from_service_manager(streams)? {
         return Ok(source);
@@ -73,10 +84,13 @@ pub fn find(
     if let Some(source) = inherited::from_standard_input(streams)? {
         return Ok(source);
     }
-    Err(Error::usage(
-        "no connection to serve: start tcpproxy from inetd or a systemd socket unit, \
-         or with -b [interface:]port to listen itself",
-    ))
+    match listening {
+        Listening::Always | Listening::Otherwise => own(),
+        Listening::Never => Err(Error::usage(
+            "no connection to serve: start tcpproxy from inetd or a systemd socket unit, \
+             or with -b [interface:]port to listen itself",
+        )),
+    }
 }
 
 /// One end of a connection.
@@ -172,11 +186,13 @@ impl Client {
     /// Accepts the next client of a listener.
     pub fn accept(listener: &Listener, serial: u64) -> nix::Result<Client> {
         let (socket, address) = sys::accept(listener.socket.as_fd())?;
+        // One whose address is not understood must not pass for one that has none.
         let address = address.as_ref().and_then(Endpoint::from_address);
+        let address = address.ok_or(Errno::ECONNABORTED)?;
         let local = Endpoint::local(socket.as_fd());
         Ok(Client {
             socket,
-            address: address.unwrap_or(Endpoint::Unix),
+            address,
             local: local.unwrap_or(listener.local),
             origin: Origin::Accepted { serial },
         })

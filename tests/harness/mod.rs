@@ -6,11 +6,11 @@
     reason = "every test file uses a part of this"
 )]
 
-pub mod super_server;
 pub mod narrow;
 pub mod peers;
 pub mod private;
 pub mod processes;
+pub mod super_server;
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read};

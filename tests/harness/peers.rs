@@ -300,3 +300,24 @@ pub fn assert_echoes(mut stream: &TcpStream) {
     stream.read_exact(&mut back).unwrap();
     assert_eq!(&back, b"hello");
 }
+
+/// Resets a connection that others have copies of, too (connect(2) to `AF_UNSPEC`).
+pub fn reset_shared(stream: &TcpStream) {
+    let nobody = libc::sockaddr {
+        sa_family: libc::AF_UNSPEC as libc::sa_family_t,
+        sa_data: [0; 14],
+    };
+    let size = size_of_val(&nobody) as libc::socklen_t;
+    // SAFETY: the address lives until the call returns, and the length is its size.
+    let done = unsafe { libc::connect(stream.as_raw_fd(), &raw const nobody, size) };
+    assert_eq!(done, 0, "{}", std::io::Error::last_os_error());
+}
+
+/// Bytes that were written and are not acknowledged yet (tcp(7), SIOCOUTQ).
+pub fn bytes_in_flight(stream: &TcpStream) -> i32 {
+    let mut count = 0;
+    // SAFETY: the call stores one int, for which `count` is the place.
+    let done = unsafe { libc::ioctl(stream.as_raw_fd(), libc::TIOCOUTQ, &raw mut count) };
+    assert_eq!(done, 0, "{}", std::io::Error::last_os_error());
+    count
+}

@@ -4,24 +4,29 @@
 //! stream that is a client's socket. The connection to syslog is made when there is something to
 //! say. What comes from outside must pass [`escape`] on its way into a line.
 
+mod syslog;
+
 use std::cell::RefCell;
-use std::fmt::{Display, Write as _};
+use std::fmt::{self, Display, Write as _};
 use std::fs::{File, OpenOptions};
 use std::io::{self, IsTerminal, Write};
+use std::os::fd::AsFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process;
+use std::rc::Rc;
 use std::time::SystemTime;
 
-use syslog::{LogFormat, Logger, LoggerBackend, Severity};
-
+use self::syslog::Syslog;
+use crate::access_log::{self, AccessLog, Record};
 use crate::error::{Error, Status};
+use crate::settings::default;
 use crate::source::Streams;
 use crate::sys::{self, LocalTime};
 use crate::value::{self, Complaint};
 
 /// How grave a line is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
 pub enum Level {
     /// Something failed that should not.
     Error,
@@ -30,6 +35,7 @@ pub enum Level {
     /// Worth knowing: the server's own life, and clients turned away.
     Notice,
     /// Sessions that open and close.
+    #[default]
     Info,
     /// Steps in between.
     Debug,
@@ -64,17 +70,29 @@ impl Target {
     pub fn parse(text: &str) -> Result<Target, Complaint> {
         match text.strip_prefix("file:") {
             Some("") => Err("'file:' needs a path, as in file:/var/log/tcpproxy.log".to_owned()),
-            Some(path) => Ok(Target::File(PathBuf::from(path))),
+            Some(path) => value::path(path).map(Target::File),
             None => match text {
                 "syslog" => Ok(Target::Syslog),
                 "stderr" => Ok(Target::Stderr),
                 "stdout" => Ok(Target::Stdout),
                 _ => Err(format!(
                     "'{}' is unknown{}: write syslog, stderr, stdout or file:PATH",
-                    escape(text),
+                    brief(text),
                     value::did_you_mean(text, &["syslog", "stderr", "stdout"])
                 )),
             },
+        }
+    }
+}
+
+impl fmt::Display for Target {
+    /// As [`Target::parse`] reads it.
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        match self {
+            Target::Syslog => f.write_str("syslog"),
+            Target::Stderr => f.write_str("stderr"),
+            Target::Stdout => f.write_str("stdout"),
+            Target::File(path) => write!(f, "file:{}", path.display()),
         }
     }
 }
@@ -85,16 +103,20 @@ pub struct Settings {
     /// The name under which lines are logged.
     pub name: Option<String>,
     /// The least grave level that is logged.
-    pub level: Option<Level>,
+    pub level: Level,
     /// Where lines go; empty for the default.
     pub targets: Vec<Target>,
+    /// Where a line per ended session goes as well.
+    pub access_log: Option<access_log::Settings>,
 }
 
 /// The log: lines in, to every sink.
+#[derive(Clone)]
 pub struct Log {
-    name: String,
+    name: Rc<str>,
     level: Level,
-    sinks: Vec<Sink>,
+    sinks: Rc<[Sink]>,
+    access_log: Option<Rc<AccessLog>>,
     /// Standard error is there for people to read.
     stderr: bool,
 }
@@ -102,12 +124,11 @@ pub struct Log {
 enum Sink {
     Syslog(RefCell<Syslog>),
     Stderr,
-    Stdout,
+    /// A duplicate of our own: descriptor 1 becomes a handler's, and so a client's, even where the
+    /// handler then cannot be started.
+    Stdout(File),
     File(File),
 }
-
-/// The name under which lines are logged unless told otherwise.
-const NAME: &str = "tcpproxy";
 
 impl Log {
     /// A log for what goes wrong before the settings are known: it has nothing but
@@ -115,32 +136,40 @@ impl Log {
     pub fn at_start(streams: Streams) -> Log {
         let stderr = !streams.stderr_is_client;
         Log {
-            name: NAME.to_owned(),
+            name: Rc::from(default::LOG_NAME),
             level: Level::Error,
-            sinks: if stderr {
-                Vec::new()
-            } else {
-                vec![Sink::syslog(false)]
+            sinks: match stderr {
+                true => Rc::new([]),
+                false => Rc::new([Sink::syslog(false)]),
             },
+            access_log: None,
             stderr,
         }
     }
 
     /// A log as the settings want it. Without targets: syslog, and standard error too where a
     /// server of our own runs on a terminal. Files are opened at once, with the ids of now.
-    pub fn open(settings: Settings, standalone: bool, streams: Streams) -> Result<Log, Error> {
+    pub fn open(settings: &Settings, standalone: bool, streams: Streams) -> Result<Log, Error> {
         let Settings {
             name,
             level,
             targets,
+            access_log,
         } = settings;
         let stderr = !streams.stderr_is_client;
         let mut sinks = Vec::new();
         for target in targets {
             sinks.push(match target {
                 Target::Stderr if stderr => Sink::Stderr,
-                Target::Stdout if !streams.stdout_is_client => Sink::Stdout,
-                Target::File(path) => Sink::File(open_file(&path)?),
+                Target::Stdout if !streams.stdout_is_client => {
+                    let duplicate = io::stdout().as_fd().try_clone_to_owned();
+                    let duplicate = duplicate.map_err(|error| Error::io("dup", &error))?;
+                    Sink::Stdout(File::from(duplicate))
+                }
+                Target::File(path) => Sink::File(open_file(path).map_err(|error| {
+                    let path = escape(path.as_os_str().as_encoded_bytes());
+                    Error::io(format_args!("log file {path}"), &error)
+                })?),
                 Target::Syslog | Target::Stderr | Target::Stdout => Sink::syslog(stderr),
             });
         }
@@ -152,11 +181,34 @@ impl Log {
             }
         }
         Ok(Log {
-            name: name.unwrap_or_else(|| NAME.to_owned()),
-            level: level.unwrap_or(Level::Info),
-            sinks,
+            name: Rc::from(name.as_deref().unwrap_or(default::LOG_NAME)),
+            level: *level,
+            sinks: sinks.into(),
+            access_log: match access_log {
+                Some(settings) => Some(Rc::new(AccessLog::open(settings)?)),
+                None => None,
+            },
             stderr,
         })
+    }
+
+    /// The same log for lines under another name, if there is one.
+    pub fn under(&self, name: Option<&str>) -> Log {
+        let name = name.map_or_else(|| Rc::clone(&self.name), Rc::from);
+        Log {
+            name,
+            ..self.clone()
+        }
+    }
+
+    /// Notes the end of a session, here and in the access log.
+    pub fn session_ended(&self, level: Level, record: &Record) {
+        self.line(level, record.line());
+        if let Some(access_log) = &self.access_log {
+            let tag = format!("{}[{}]", self.name, process::id());
+            // Like any other line: one that cannot be written is lost.
+            let _ = access_log.write(record, &tag);
+        }
     }
 
     /// Says why the program ends: on standard error, whatever the log's targets are, unless that
@@ -165,13 +217,13 @@ impl Log {
         let text = printable(error);
         if self.stderr {
             // Nobody is left to tell if this fails.
-            let _ = io::stderr().write_all(format!("{NAME}: {text}\n").as_bytes());
+            let _ = io::stderr().write_all(format!("{}: {text}\n", default::LOG_NAME).as_bytes());
         }
-        for sink in &self.sinks {
+        for sink in self.sinks.iter() {
             let written = match sink {
                 Sink::Stderr => Ok(()),
                 Sink::Syslog(syslog) => syslog.borrow_mut().write(Level::Error, &self.name, &text),
-                Sink::Stdout | Sink::File(_) => sink.write(Level::Error, &self.name, &text),
+                Sink::Stdout(_) | Sink::File(_) => sink.write(Level::Error, &self.name, &text),
             };
             let _ = written;
         }
@@ -209,7 +261,7 @@ impl Log {
             return;
         }
         let text = printable(what);
-        for sink in &self.sinks {
+        for sink in self.sinks.iter() {
             let _ = sink.write(level, &self.name, &text);
         }
     }
@@ -224,24 +276,18 @@ fn printable(what: impl Display) -> String {
     }
 }
 
-fn open_file(path: &Path) -> Result<File, Error> {
+/// Opens a file to append lines to, or creates it: readable by its owner and group.
+pub(crate) fn open_file(path: &Path) -> io::Result<File> {
     OpenOptions::new()
         .append(true)
         .create(true)
         .mode(0o640)
         .open(path)
-        .map_err(|error| {
-            let path = escape(path.as_os_str().as_encoded_bytes());
-            Error::io(format_args!("log file {path}"), &error)
-        })
 }
 
 impl Sink {
     fn syslog(fall_back: bool) -> Sink {
-        Sink::Syslog(RefCell::new(Syslog {
-            connection: Connection::Untried,
-            fall_back,
-        }))
+        Sink::Syslog(RefCell::new(Syslog::new(fall_back)))
     }
 
     /// Writes one line with one write, so that lines of several processes do not mix.
@@ -257,119 +303,16 @@ impl Sink {
                 }
             }
             Sink::Stderr => io::stderr().write_all(tagged().as_bytes()),
-            Sink::Stdout => io::stdout().write_all(tagged().as_bytes()),
+            Sink::Stdout(stream) => {
+                let mut stream = stream;
+                stream.write_all(tagged().as_bytes())
+            }
             Sink::File(file) => {
                 let mut file = file;
                 let time = timestamp(SystemTime::now(), 3);
                 file.write_all(format!("{time} {}", tagged()).as_bytes())
             }
         }
-    }
-}
-
-/// The system's log.
-struct Syslog {
-    connection: Connection,
-    /// Whether standard error takes its place where there is none.
-    fall_back: bool,
-}
-
-/// A connection to the system's log, made when it is first needed.
-enum Connection {
-    Untried,
-    Open(Box<Logger<LoggerBackend, Rfc3164>>),
-    Absent,
-}
-
-impl Syslog {
-    /// Writes a line if there is a system's log.
-    fn write(&mut self, level: Level, name: &str, text: &str) -> io::Result<()> {
-        if let Connection::Untried = self.connection {
-            self.connection = Syslog::connect().map_or(Connection::Absent, Connection::Open);
-        }
-        let sent = self.send(level, name, text);
-        match &sent {
-            Ok(()) => sent,
-            // It is full: the line is lost.
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => sent,
-            // It was restarted, and listens on another socket under the same name.
-            Err(_) => match Syslog::connect() {
-                Some(logger) => {
-                    self.connection = Connection::Open(logger);
-                    self.send(level, name, text)
-                }
-                None => sent,
-            },
-        }
-    }
-
-    fn send(&mut self, level: Level, name: &str, text: &str) -> io::Result<()> {
-        let Connection::Open(logger) = &mut self.connection else {
-            return Ok(());
-        };
-        let line = (name, text);
-        match level {
-            Level::Error => logger.err(line),
-            Level::Warning => logger.warning(line),
-            Level::Notice => logger.notice(line),
-            Level::Info => logger.info(line),
-            Level::Debug => logger.debug(line),
-        }
-        .map_err(|error| match error {
-            syslog::Error::Write(error) | syslog::Error::Io(error) => error,
-            error @ syslog::Error::Initialization(_) => io::Error::other(error),
-        })
-    }
-
-    /// Whether lines belong on standard error, as there is no system's log.
-    fn falls_back(&self) -> bool {
-        self.fall_back && matches!(self.connection, Connection::Absent)
-    }
-
-    /// Connects so that a full socket loses lines rather than delaying sessions.
-    fn connect() -> Option<Box<Logger<LoggerBackend, Rfc3164>>> {
-        let logger = syslog::unix(Rfc3164).ok()?;
-        match &logger.backend {
-            LoggerBackend::Unix(socket) => socket.set_nonblocking(true),
-            LoggerBackend::UnixStream(socket) => socket.get_ref().set_nonblocking(true),
-            LoggerBackend::Udp(..) | LoggerBackend::Tcp(_) => Ok(()),
-        }
-        .ok()?;
-        Some(Box::new(logger))
-    }
-}
-
-/// The form that syslog(3) writes to /dev/log: RFC 3164 without a host name. The crate's own
-/// `Formatter3164` fixes name and process id when it is made; ours outlives a fork.
-#[derive(Clone)]
-struct Rfc3164;
-
-/// Facility daemon, RFC 3164 §4.1.1.
-const DAEMON: u8 = 3 << 3;
-
-impl LogFormat<(&str, &str)> for Rfc3164 {
-    fn format<W: Write>(
-        &self,
-        to: &mut W,
-        severity: Severity,
-        (name, text): (&str, &str),
-    ) -> syslog::Result<()> {
-        const MONTHS: [&str; 12] = [
-            "Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec",
-        ];
-        let now = sys::local_time(SystemTime::now());
-        write!(
-            to,
-            "<{}>{} {:2} {:02}:{:02}:{:02} {name}[{}]: {text}",
-            DAEMON | severity as u8,
-            MONTHS[usize::from(now.month - 1)],
-            now.day,
-            now.hour,
-            now.minute,
-            now.second,
-            process::id(),
-        )
-        .map_err(syslog::Error::Write)
     }
 }
 
@@ -412,6 +355,16 @@ pub fn escape(text: impl AsRef<[u8]>) -> String {
         }
     }
     escaped
+}
+
+/// As [`escape`], and cut to a length that a message can bear.
+pub fn brief(text: impl AsRef<[u8]>) -> String {
+    const LONGEST: usize = 100;
+    let text = text.as_ref();
+    match text.len() > LONGEST {
+        true => format!("{}...", escape(&text[..LONGEST])),
+        false => escape(text),
+    }
 }
 
 /// As [`escape`], and without blanks, so that it can be the value of a `key=value` pair.

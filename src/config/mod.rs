@@ -1,0 +1,119 @@
+//! tcpproxy.conf(5): text in, what was written out, with places; and back to text.
+//!
+//! The parser is total: any bytes in, a [`Config`] or located problems out, all of them in one run.
+//! It reads through [`Files`] and touches nothing else. What the directives are is
+//! [`crate::settings`]' business, but for those that give the file its structure.
+
+mod parse;
+mod print;
+mod words;
+
+use std::fmt;
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+
+use crate::place::Place;
+use crate::program::Program;
+use crate::settings::Written;
+use crate::source::Interface;
+use crate::upstream::Upstream;
+
+pub use parse::parse;
+pub use print::{print, print_handed_over};
+
+/// A configuration, as it was written.
+#[derive(Debug, Default, PartialEq)]
+pub struct Config {
+    /// What holds for the server, and for every service that does not say otherwise.
+    pub defaults: Written,
+    /// The services, in the order of the file.
+    pub services: Vec<Entry>,
+}
+
+/// A service, as it was written.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Entry {
+    /// The local side it is for.
+    pub interface: Interface,
+    /// The local port it is for.
+    pub port: u16,
+    /// Its own settings, with what it inherits from its port.
+    pub written: Written,
+    /// What serves its clients.
+    pub server: Server,
+}
+
+/// What serves a connection.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Server {
+    /// It is forwarded to the first of these that can be reached; there is at least one.
+    Upstreams(Vec<Upstream>),
+    /// This program is started for it.
+    Handler(Program),
+}
+
+/// Something wrong with a configuration.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Problem {
+    /// Where.
+    pub place: Place,
+    /// What, and what would be right.
+    pub what: String,
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        write!(f, "{}: {}", self.place, self.what)
+    }
+}
+
+/// How the parser gets at files.
+pub trait Files {
+    /// A file's bytes.
+    fn read(&self, path: &Path) -> io::Result<Vec<u8>>;
+
+    /// The files that a glob pattern matches, sorted; a sentence if it is none.
+    fn matching(&self, pattern: &str) -> Result<Vec<PathBuf>, String>;
+}
+
+/// The files of this system.
+pub struct Disk;
+
+/// A file that is longer is no configuration of ours, and is not read further, in bytes.
+pub const LONGEST_FILE: u64 = 16 << 20;
+
+impl Files for Disk {
+    fn read(&self, path: &Path) -> io::Result<Vec<u8>> {
+        let mut bytes = Vec::new();
+        // One byte more, so that the parser can tell.
+        File::open(path)?
+            .take(LONGEST_FILE + 1)
+            .read_to_end(&mut bytes)?;
+        Ok(bytes)
+    }
+
+    fn matching(&self, pattern: &str) -> Result<Vec<PathBuf>, String> {
+        let options = glob::MatchOptions {
+            // As in a shell, so that an editor's .name.swp is not read.
+            require_literal_leading_dot: true,
+            ..glob::MatchOptions::new()
+        };
+        let paths = glob::glob_with(pattern, options).map_err(|error| error.msg.to_owned())?;
+        let mut paths: Vec<PathBuf> = paths
+            .collect::<Result<_, _>>()
+            .map_err(|error| error.to_string())?;
+        paths.sort();
+        Ok(paths)
+    }
+}
+
+/// The words of one line.
+#[cfg(test)]
+pub(crate) fn words_of(line: &str) -> Option<Vec<String>> {
+    let words = words::split(line).ok()?;
+    Some(words.into_iter().map(|word| word.text).collect())
+}
+
+#[cfg(test)]
+mod tests;

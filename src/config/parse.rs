@@ -1,0 +1,571 @@
+//! The file's structure: scopes, inheritance, includes, and every problem with its place.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+
+use super::words::{self, Word};
+use super::{Config, Entry, Files, LONGEST_FILE, Problem, Server};
+use crate::error::describe;
+use crate::log::{brief, escape};
+use crate::place::Place;
+use crate::program::Program;
+use crate::settings::{Fault, Given, SETTINGS, Scope, Setting, Takes, Written};
+use crate::source::{Bind, Interface};
+use crate::upstream::Upstream;
+use crate::value;
+
+/// Longer lines are mistakes, in bytes.
+const LONGEST_LINE: usize = 64 << 10;
+/// How many files may include each other in a row.
+const DEEPEST_INCLUDE: usize = 16;
+/// How many files may be read in all.
+const MOST_FILES: usize = 1000;
+/// How many services there may be.
+const MOST_SERVICES: usize = 10_000;
+/// How many problems are reported; the rest are likely their consequences.
+const MOST_PROBLEMS: usize = 100;
+
+/// The directives that give the file its structure.
+const STRUCTURE: [&str; 6] = ["port", "interface", "bind", "server", "exec", "include"];
+
+/// Parses a file and those it includes. Without a configuration there is at least one problem.
+pub fn parse(path: &Path, files: &dyn Files) -> Result<Config, Vec<Problem>> {
+    let mut parser = Parser::new(files);
+    parser.read_first(path);
+    parser.finish()
+}
+
+/// What was written since a scope was opened.
+struct Open {
+    /// How many scopes were opened before it.
+    number: usize,
+    interface: Interface,
+    port: u16,
+    /// Where it was opened.
+    place: Place,
+    written: Written,
+    /// Where each directive stands that can stand only once.
+    seen: HashMap<&'static str, Place>,
+    server: Option<(Server, Place)>,
+    /// It could not be read, which was complained about; it is no service.
+    unreadable: bool,
+    /// It carries interfaces, and need not be a service itself.
+    has_interfaces: bool,
+}
+
+impl Open {
+    fn new(number: usize, bind: Option<Bind>, place: Place) -> Open {
+        let unreadable = bind.is_none();
+        let Bind { interface, port } = bind.unwrap_or(Bind {
+            interface: Interface::Any,
+            port: 0,
+        });
+        Open {
+            number,
+            interface,
+            port,
+            place,
+            written: Written::default(),
+            seen: HashMap::new(),
+            server: None,
+            unreadable,
+            has_interfaces: false,
+        }
+    }
+}
+
+struct Parser<'a> {
+    files: &'a dyn Files,
+    /// The files that are being read, the innermost last.
+    including: Vec<PathBuf>,
+    files_read: usize,
+    defaults: Written,
+    seen_defaults: HashMap<&'static str, Place>,
+    port: Option<Open>,
+    interface: Option<Open>,
+    /// With the number of the scope that each came from: a port's is closed after those of its
+    /// interfaces, and they are to stand in the order of the file.
+    services: Vec<(usize, Entry)>,
+    opened: usize,
+    places: HashMap<(Interface, u16), Place>,
+    problems: Vec<Problem>,
+}
+
+impl<'a> Parser<'a> {
+    fn new(files: &'a dyn Files) -> Parser<'a> {
+        Parser {
+            files,
+            including: Vec::new(),
+            files_read: 0,
+            defaults: Written::default(),
+            seen_defaults: HashMap::new(),
+            port: None,
+            interface: None,
+            services: Vec::new(),
+            opened: 0,
+            places: HashMap::new(),
+            problems: Vec::new(),
+        }
+    }
+
+    fn finish(mut self) -> Result<Config, Vec<Problem>> {
+        self.close_port();
+        if !self.problems.is_empty() {
+            return Err(self.problems);
+        }
+        self.services.sort_by_key(|(opened, _)| *opened);
+        Ok(Config {
+            defaults: self.defaults,
+            services: self.services.into_iter().map(|(_, entry)| entry).collect(),
+        })
+    }
+
+    fn problem(&mut self, place: Place, what: impl Into<String>) {
+        let what = what.into();
+        match self.problems.len() {
+            MOST_PROBLEMS.. => {}
+            last if last + 1 == MOST_PROBLEMS => self.problems.push(Problem {
+                place,
+                what: format!("{what} (further problems are not shown)"),
+            }),
+            _ => self.problems.push(Problem { place, what }),
+        }
+    }
+
+    fn read_first(&mut self, path: &Path) {
+        match self.files.read(path) {
+            Ok(bytes) => self.read(path, &bytes),
+            Err(error) => {
+                let place = Place::File {
+                    path: Rc::from(path),
+                    line: 1,
+                    column: 1,
+                };
+                self.problem(place, format!("cannot be read: {}", plain(&error)));
+            }
+        }
+    }
+
+    fn read(&mut self, path: &Path, bytes: &[u8]) {
+        self.including.push(path.to_owned());
+        self.files_read += 1;
+        let path: Rc<Path> = Rc::from(path);
+        let place = |line, column| Place::File {
+            path: Rc::clone(&path),
+            line,
+            column,
+        };
+        // Some editors put it there; it means nothing in UTF-8.
+        let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
+        if bytes.len() as u64 > LONGEST_FILE {
+            self.problem(place(1, 1), format!("is longer than {LONGEST_FILE} bytes"));
+        } else {
+            for (bytes, line) in bytes.split(|&byte| byte == b'\n').zip(1..) {
+                if bytes.len() > LONGEST_LINE {
+                    let what = format!("the line is longer than {LONGEST_LINE} bytes");
+                    self.problem(place(line, 1), what);
+                    continue;
+                }
+                let text = match std::str::from_utf8(bytes) {
+                    Ok(text) => text,
+                    Err(error) => {
+                        let before = String::from_utf8_lossy(&bytes[..error.valid_up_to()]);
+                        let column = before.chars().count() + 1;
+                        self.problem(place(line, column), "is not UTF-8");
+                        continue;
+                    }
+                };
+                match words::split(text) {
+                    Ok(words) => self.directive(&words, &|word: &Word| place(line, word.column)),
+                    Err(unclosed) => {
+                        let what = "a quote is opened and not closed on its line";
+                        self.problem(place(line, unclosed.column), what);
+                    }
+                }
+            }
+        }
+        self.including.pop();
+    }
+
+    fn directive(&mut self, words: &[Word], place_of: &dyn Fn(&Word) -> Place) {
+        let Some((name, values)) = words.split_first() else {
+            return;
+        };
+        let place = place_of(name);
+        if let Some(zero) = words.iter().find(|word| word.text.contains('\0')) {
+            self.problem(place_of(zero), "a NUL character cannot be part of anything");
+            return;
+        }
+        let complaint = match name.text.as_str() {
+            "port" => self.open_port(values, place),
+            "interface" => self.open_interface(values, place),
+            "bind" => self.open_bind(values, place),
+            "server" => self.add_servers(values, place, place_of),
+            "exec" => self.set_handler(values, place),
+            "include" => self.include(values, place, place_of),
+            _ => match SETTINGS
+                .iter()
+                .find(|setting| setting.is_directive(&name.text))
+            {
+                Some(setting) => self.set(setting, name, values, place_of),
+                None => Err((place, unknown(&name.text))),
+            },
+        };
+        if let Err((place, what)) = complaint {
+            self.problem(place, what);
+        }
+    }
+
+    fn scope(&mut self, bind: Option<Bind>, place: Place) -> Open {
+        self.opened += 1;
+        Open::new(self.opened, bind, place)
+    }
+
+    // A scope is opened even if its value is wrong: what follows belongs to it, and not to the
+    // scope before.
+
+    fn open_port(&mut self, values: &[Word], place: Place) -> Outcome {
+        self.close_port();
+        let port = only(values, "port", &place)
+            .and_then(|word| value::port(&word.text).map_err(at(&place)));
+        let (port, outcome) = split(port);
+        let bind = port.map(|port| Bind {
+            interface: Interface::Any,
+            port,
+        });
+        self.port = Some(self.scope(bind, place));
+        outcome
+    }
+
+    fn open_interface(&mut self, values: &[Word], place: Place) -> Outcome {
+        self.close_interface();
+        let Some(around) = &mut self.port else {
+            let what = "interface belongs into a port: write port first".to_owned();
+            // For what follows to belong to.
+            self.interface = Some(self.scope(None, place.clone()));
+            return Err((place, what));
+        };
+        let interface = only(values, "interface", &place)
+            .and_then(|word| Interface::parse(&word.text).map_err(at(&place)));
+        let (interface, outcome) = split(interface);
+        let port = around.port;
+        let bind = interface.map(|interface| Bind { interface, port });
+        around.has_interfaces = true;
+        let within_unreadable = around.unreadable;
+        let mut open = self.scope(bind, place);
+        open.unreadable |= within_unreadable;
+        self.interface = Some(open);
+        outcome
+    }
+
+    fn open_bind(&mut self, values: &[Word], place: Place) -> Outcome {
+        self.close_port();
+        let bind = only(values, "bind", &place)
+            .and_then(|word| Bind::parse(&word.text).map_err(at(&place)))
+            .and_then(|bind| match bind.port {
+                0 => Err((
+                    place.clone(),
+                    "port 0 is out of range: write 1 to 65535".to_owned(),
+                )),
+                _ => Ok(bind),
+            });
+        let (bind, outcome) = split(bind);
+        let narrow = bind
+            .as_ref()
+            .is_some_and(|bind| bind.interface != Interface::Any);
+        let open = Some(self.scope(bind, place));
+        match narrow {
+            true => self.interface = open,
+            false => self.port = open,
+        }
+        outcome
+    }
+
+    fn add_servers(
+        &mut self,
+        values: &[Word],
+        place: Place,
+        place_of: &dyn Fn(&Word) -> Place,
+    ) -> Outcome {
+        if values.is_empty() {
+            return Err((place, "server needs a value: write host[:port]".to_owned()));
+        }
+        let mut upstreams = Vec::new();
+        for word in values {
+            let upstream = Upstream::parse(&word.text);
+            match upstream {
+                Ok(upstream) => upstreams.push(upstream),
+                Err(complaint) => return self.unreadable_service(place_of(word), complaint),
+            }
+        }
+        let open = self.service(&place, "server")?;
+        match &mut open.server {
+            None => open.server = Some((Server::Upstreams(upstreams), place)),
+            Some((Server::Upstreams(earlier), _)) => earlier.extend(upstreams),
+            Some((Server::Handler(_), earlier)) => {
+                let what = format!("server and exec exclude each other: exec is at {earlier}");
+                return Err((place, what));
+            }
+        }
+        Ok(())
+    }
+
+    fn set_handler(&mut self, values: &[Word], place: Place) -> Outcome {
+        let words = match command(values) {
+            Ok(words) => words,
+            Err(complaint) => return self.unreadable_service(place, format!("exec {complaint}")),
+        };
+        let open = self.service(&place, "exec")?;
+        match &open.server {
+            None => open.server = Some((Server::Handler(Program::from(words)), place)),
+            Some((Server::Handler(_), earlier)) => {
+                return Err((place, format!("exec stands here twice: first at {earlier}")));
+            }
+            Some((Server::Upstreams(_), earlier)) => {
+                let what = format!("server and exec exclude each other: server is at {earlier}");
+                return Err((place, what));
+            }
+        }
+        Ok(())
+    }
+
+    fn include(
+        &mut self,
+        values: &[Word],
+        place: Place,
+        place_of: &dyn Fn(&Word) -> Place,
+    ) -> Outcome {
+        if values.is_empty() {
+            return Err((
+                place,
+                "include needs a value: write a file or a pattern".to_owned(),
+            ));
+        }
+        for word in values {
+            self.include_one(word)
+                .map_err(|what| (place_of(word), what))?;
+        }
+        Ok(())
+    }
+
+    fn include_one(&mut self, word: &Word) -> Result<(), String> {
+        // Relative to the file that includes.
+        let directory = self.including.last().and_then(|path| path.parent());
+        let pattern =
+            directory.map_or_else(|| PathBuf::from(&word.text), |dir| dir.join(&word.text));
+        let is_pattern = !word.quoted && word.text.contains(['*', '?', '[']);
+        let paths = match is_pattern {
+            true => self
+                .files
+                .matching(&pattern.to_string_lossy())
+                .map_err(|error| format!("'{}' is not a pattern: {error}", brief(&word.text)))?,
+            false => vec![pattern],
+        };
+        for path in paths {
+            let shown = escape(path.as_os_str().as_encoded_bytes());
+            if self.including.contains(&path) {
+                return Err(format!("{shown} includes itself"));
+            }
+            if self.including.len() >= DEEPEST_INCLUDE {
+                return Err(format!("{shown} is included {DEEPEST_INCLUDE} files deep"));
+            }
+            if self.files_read >= MOST_FILES {
+                return Err(format!(
+                    "{shown} would be one of more than {MOST_FILES} files"
+                ));
+            }
+            match self.files.read(&path) {
+                Ok(bytes) => self.read(&path, &bytes),
+                Err(error) => return Err(format!("{shown} cannot be read: {}", plain(&error))),
+            }
+        }
+        Ok(())
+    }
+
+    fn set(
+        &mut self,
+        setting: &'static Setting,
+        name: &Word,
+        values: &[Word],
+        place_of: &dyn Fn(&Word) -> Place,
+    ) -> Outcome {
+        let place = place_of(name);
+        let name = name.text.as_str();
+        let (written, seen) = match self.interface.as_mut().or(self.port.as_mut()) {
+            Some(_) if setting.scope == Scope::Server => {
+                let what = format!("{name} belongs before the first port");
+                return Err((place, what));
+            }
+            Some(open) => (&mut open.written, &mut open.seen),
+            None => (&mut self.defaults, &mut self.seen_defaults),
+        };
+        if !setting.repeatable || setting.takes == Takes::Switch {
+            if let Some(earlier) = seen.get(setting.name) {
+                let what = format!("{name} stands here twice: first at {earlier}");
+                return Err((place, what));
+            }
+            seen.insert(setting.name, place.clone());
+        }
+        let needs = match setting.takes {
+            Takes::Switch | Takes::Nothing => "yes or no",
+            Takes::Value(_) | Takes::Perhaps(_) | Takes::Command(_) => "a value",
+        };
+        let (text, value_place) = match (setting.takes, values) {
+            (Takes::Command(_), values) => {
+                let words =
+                    command(values).map_err(|what| (place.clone(), format!("{name} {what}")))?;
+                (shell_words::join(words), place.clone())
+            }
+            (Takes::Switch | Takes::Nothing | Takes::Perhaps(_), []) => {
+                (String::new(), place.clone())
+            }
+            // Nothing is one thing, and an empty word another.
+            (Takes::Switch | Takes::Nothing | Takes::Perhaps(_), [word])
+                if word.text.is_empty() =>
+            {
+                return Err((place_of(word), format!("{name} takes {needs}")));
+            }
+            (_, [word]) => (word.text.clone(), place_of(word)),
+            (_, []) => return Err((place, format!("{name} needs {needs}"))),
+            (_, [_, extra, ..]) => {
+                let extra_place = place_of(extra);
+                let extra = brief(&extra.text);
+                let what = format!("'{extra}' is one word too many: {name} takes {needs}");
+                return Err((extra_place, what));
+            }
+        };
+        let given = Given {
+            text: &text,
+            place: &place,
+        };
+        (setting.write)(written, given).map_err(|fault| match fault {
+            Fault::Bad(what) | Fault::Refused(what) => (value_place, format!("{name}: {what}")),
+        })
+    }
+
+    /// Complains about what a service is to do, and no more about its having nothing to do.
+    fn unreadable_service(&mut self, place: Place, complaint: String) -> Outcome {
+        if let Some(open) = self.interface.as_mut().or(self.port.as_mut()) {
+            open.unreadable = true;
+        }
+        Err((place, complaint))
+    }
+
+    /// The scope that a server or exec directive belongs to.
+    fn service(&mut self, place: &Place, name: &str) -> Result<&mut Open, (Place, String)> {
+        match self.interface.as_mut().or(self.port.as_mut()) {
+            Some(open) => Ok(open),
+            None => Err((
+                place.clone(),
+                format!("{name} belongs into a port: write port first"),
+            )),
+        }
+    }
+
+    fn close_interface(&mut self) {
+        let Some(mut open) = self.interface.take() else {
+            return;
+        };
+        if let Some(around) = &self.port {
+            open.server = open.server.or_else(|| around.server.clone());
+            open.written = open.written.within(&around.written);
+        }
+        self.close(open);
+    }
+
+    fn close_port(&mut self) {
+        self.close_interface();
+        if let Some(open) = self.port.take() {
+            self.close(open);
+        }
+    }
+
+    /// Makes a service of a scope that has been read to its end.
+    fn close(&mut self, open: Open) {
+        if open.unreadable || (open.has_interfaces && open.server.is_none()) {
+            return;
+        }
+        let Some((server, _)) = open.server else {
+            let what = "has neither server nor exec: write one of them";
+            return self.problem(open.place, what);
+        };
+        let key = (open.interface.clone(), open.port);
+        if let Some(earlier) = self.places.get(&key) {
+            let what = format!("the same address and port are served already: at {earlier}");
+            return self.problem(open.place, what);
+        }
+        self.places.insert(key, open.place.clone());
+        if self.services.len() >= MOST_SERVICES {
+            let what = format!("there are more than {MOST_SERVICES} services");
+            return self.problem(open.place, what);
+        }
+        let entry = Entry {
+            interface: open.interface,
+            port: open.port,
+            written: open.written,
+            server,
+        };
+        self.services.push((open.number, entry));
+    }
+}
+
+/// Nothing, or where something is wrong, and what.
+type Outcome = Result<(), (Place, String)>;
+
+/// Has a complaint stand where the directive does.
+fn at(place: &Place) -> impl Fn(String) -> (Place, String) {
+    move |what| (place.clone(), what)
+}
+
+/// The value, if there is one, and the complaint, if there is none.
+fn split<T>(result: Result<T, (Place, String)>) -> (Option<T>, Outcome) {
+    match result {
+        Ok(value) => (Some(value), Ok(())),
+        Err(complaint) => (None, Err(complaint)),
+    }
+}
+
+/// The single value of a directive.
+fn only<'a>(values: &'a [Word], name: &str, place: &Place) -> Result<&'a Word, (Place, String)> {
+    match values {
+        [word] => Ok(word),
+        [] => Err((place.clone(), format!("{name} needs a value"))),
+        [_, extra, ..] => {
+            let extra = brief(&extra.text);
+            let what = format!("'{extra}' is one word too many: {name} takes a value");
+            Err((place.clone(), what))
+        }
+    }
+}
+
+/// The words of a command: a single quoted word is split once more.
+fn command(values: &[Word]) -> Result<Vec<String>, String> {
+    match values {
+        [word] if word.quoted => value::words(&word.text),
+        [first, ..] if !first.text.is_empty() => {
+            Ok(values.iter().map(|word| word.text.clone()).collect())
+        }
+        _ => Err("is empty: write a program, and its arguments if it takes any".to_owned()),
+    }
+}
+
+fn unknown(name: &str) -> String {
+    let settings = SETTINGS
+        .iter()
+        .filter(|setting| setting.scope != Scope::CommandLine);
+    let names = settings.flat_map(|setting| [Some(setting.name), setting.directive]);
+    let meant = value::nearest(name, names.flatten().chain(STRUCTURE)).map_or_else(
+        || " (see tcpproxy.conf(5))".to_owned(),
+        |meant| format!(" (did you mean '{meant}'?)"),
+    );
+    format!("unknown directive '{}'{meant}", brief(name))
+}
+
+/// A system's error without std's "(os error 2)".
+fn plain(error: &std::io::Error) -> String {
+    match error.raw_os_error() {
+        Some(number) => describe(nix::errno::Errno::from_raw(number)),
+        None => error.to_string(),
+    }
+}

@@ -1,0 +1,73 @@
+//! The effective configuration as a tcpproxy.conf that means the same.
+
+use std::fmt::Write;
+
+use super::{Config, Entry, Server};
+use crate::settings::{SETTINGS, Scope, Setting, Written};
+use crate::value::{quote, quote_all};
+
+/// Prints a configuration with every setting's effective value, defaults included. Services stand
+/// on their own: what they inherit is written out in each.
+pub fn print(config: &Config) -> String {
+    let mut text = String::new();
+    settings(&mut text, &config.defaults, "", |setting| {
+        // The server itself logs too.
+        setting.scope == Scope::Server || setting.name == "log-name"
+    });
+    for entry in &config.services {
+        let Entry {
+            interface,
+            port,
+            written,
+            server,
+        } = entry;
+        let place = format!("{interface}:{port}");
+        // Writing to a String cannot fail.
+        let _ = writeln!(text, "\nbind {}", quote(&place));
+        match server {
+            Server::Upstreams(upstreams) => {
+                for upstream in upstreams {
+                    let _ = writeln!(text, "    server {}", quote(&upstream.name(None)));
+                }
+            }
+            Server::Handler(program) => {
+                let _ = writeln!(text, "    exec {}", quote_all(&program.words()));
+            }
+        }
+        let effective = written.clone().within(&config.defaults);
+        settings(&mut text, &effective, "    ", |setting| {
+            setting.scope == Scope::Service
+        });
+    }
+    text
+}
+
+/// Prints the settings by which a connection is served that is handed over, for a server that is
+/// named on the command line: a file has no place for that but a comment.
+pub fn print_handed_over(defaults: &Written, server: &Server) -> String {
+    let mut text = String::new();
+    settings(&mut text, defaults, "", |setting| {
+        setting.scope != Scope::CommandLine
+    });
+    let server = match server {
+        Server::Upstreams(upstreams) => {
+            let names = upstreams.iter().map(|upstream| quote(&upstream.name(None)));
+            format!("server {}", names.collect::<Vec<_>>().join(" "))
+        }
+        Server::Handler(program) => format!("exec {}", quote_all(&program.words())),
+    };
+    text + &format!("# for the connection that is handed over: {server}\n")
+}
+
+fn settings(text: &mut String, written: &Written, indent: &str, wanted: impl Fn(&Setting) -> bool) {
+    for setting in SETTINGS.iter().filter(|setting| wanted(setting)) {
+        let values = (setting.show)(written);
+        // Writing to a String cannot fail.
+        if values.is_empty() {
+            let _ = writeln!(text, "{indent}# {} is not set", setting.name);
+        }
+        for value in values {
+            let _ = writeln!(text, "{indent}{} {value}", setting.name);
+        }
+    }
+}

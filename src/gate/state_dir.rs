@@ -1,0 +1,319 @@
+//! Limits for processes that serve one client each and know nothing of one another: a small file
+//! per service and source, in a directory that only we may write to.
+//!
+//! A file holds when the source's token bucket will be full again, and the processes that serve
+//! it, each with its start time, so that a process that has died (however it died) or whose number
+//! was given to another is not counted. It is changed under a lock that the kernel takes back with
+//! the process, and with one write, so that a crash at any moment leaves it usable.
+
+use std::fmt::Write as _;
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{self, Read};
+use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::process;
+use std::thread;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use nix::errno::Errno;
+use nix::fcntl::{Flock, FlockArg, OFlag};
+use nix::unistd::geteuid;
+
+use super::{Limits, Source};
+use crate::error::{Error, Status};
+use crate::log::escape;
+use crate::reason::Reason;
+use crate::source::{Client, Endpoint};
+
+/// The directory.
+#[derive(Debug)]
+pub struct StateDir {
+    path: PathBuf,
+}
+
+/// How long a source's file may be locked by others before this one counts as too fast.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// One process in so many looks for files that have nothing to remember.
+const TIDY_ONE_IN: u32 = 64;
+
+/// Longer files are none of ours, in bytes.
+const LONGEST_FILE: u64 = 1 << 20;
+
+impl StateDir {
+    /// Takes a directory into use, and creates it if it is not there. It must belong to root or
+    /// to us, and nobody else may write to it.
+    pub fn open(path: &Path) -> Result<StateDir, Error> {
+        let what = || {
+            format!(
+                "state directory {}",
+                escape(path.as_os_str().as_encoded_bytes())
+            )
+        };
+        let failed = |error: io::Error| Error::io(what(), &error);
+        match DirBuilder::new().mode(0o700).create(path) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+                return Err(failed(error));
+            }
+            _ => {}
+        }
+        let found = fs::symlink_metadata(path).map_err(failed)?;
+        let wrong = match found {
+            _ if !found.is_dir() => "it is not a directory",
+            _ if found.uid() != 0 && found.uid() != geteuid().as_raw() => {
+                "it belongs to somebody else"
+            }
+            _ if found.mode() & 0o022 != 0 => "others may write to it",
+            _ => {
+                return Ok(StateDir {
+                    path: path.to_owned(),
+                });
+            }
+        };
+        Err(Error::new(Status::System, format!("{}: {wrong}", what())))
+    }
+
+    /// Counts this process as a session of the client, for as long as it (or the program that it
+    /// becomes) lives; or says why the session may not begin.
+    pub fn begin(
+        &self,
+        service: &str,
+        client: &Client,
+        limits: &Limits,
+    ) -> Result<Result<(), Reason>, Error> {
+        let Some(source) = Source::of(&client.address) else {
+            return Ok(Ok(()));
+        };
+        if limits.max_per_source.is_none() && limits.rate.is_none() {
+            return Ok(Ok(()));
+        }
+        if process::id().is_multiple_of(TIDY_ONE_IN) {
+            self.tidy();
+        }
+        let path = self.path.join(file_name(service, &client.local, source));
+        self.count(&path, limits).map_err(|error| {
+            let path = escape(path.as_os_str().as_encoded_bytes());
+            Error::io(format_args!("state {path}"), &error)
+        })
+    }
+
+    fn count(&self, path: &Path, limits: &Limits) -> io::Result<Result<(), Reason>> {
+        let deadline = Instant::now() + PATIENCE;
+        let Some(file) = lock(path, deadline)? else {
+            return Ok(Err(Reason::TooFastFromClient));
+        };
+        let mut state = State::read(&file)?;
+        if limits
+            .max_per_source
+            .is_some_and(|most| state.live.len() >= most)
+        {
+            return Ok(Err(Reason::TooManyFromClient));
+        }
+        if let Some(rate) = limits.rate {
+            // The clock may have been put back: a bucket is never emptier than its size.
+            match rate.take(state.full_at.min(now() + rate.longest()), now()) {
+                Some(full_at) => state.full_at = full_at,
+                None => return Ok(Err(Reason::TooFastFromClient)),
+            }
+        }
+        let this = Process::of(process::id()).ok_or(io::ErrorKind::NotFound)?;
+        state.live.push(this);
+        state.write(&file)?;
+        Ok(Ok(()))
+    }
+
+    /// Removes files without a live process and with a full bucket. What cannot be removed now
+    /// is somebody's, or is left for the next time.
+    fn tidy(&self) {
+        let entries = fs::read_dir(&self.path).into_iter().flatten().flatten();
+        for entry in
+            entries.filter(|entry| entry.file_name().as_encoded_bytes().starts_with(PREFIX))
+        {
+            let path = entry.path();
+            let Ok(Some(file)) = lock(&path, Instant::now()) else {
+                continue;
+            };
+            if State::read(&file).is_ok_and(|state| state.live.is_empty() && state.full_at <= now())
+            {
+                let _ = fs::remove_file(&path);
+            }
+        }
+    }
+}
+
+/// What the names of our files begin with.
+const PREFIX: &[u8] = b"source,";
+
+/// The name of a source's file. A service that has no name of its own is its port.
+fn file_name(service: &str, local: &Endpoint, source: Source) -> String {
+    let service = match (service, local.port()) {
+        ("-", Some(port)) => format!("*:{port}"),
+        _ => service.to_owned(),
+    };
+    let source = match source {
+        Source::V4(v4) => std::net::Ipv4Addr::from_bits(v4).to_string(),
+        Source::V6(network) => {
+            format!(
+                "{}_64",
+                std::net::Ipv6Addr::from_bits(u128::from(network) << 64)
+            )
+        }
+    };
+    format!("source,{service},{source}")
+}
+
+/// Opens and locks a file, or gives up at the deadline.
+fn lock(path: &Path, deadline: Instant) -> io::Result<Option<Flock<File>>> {
+    loop {
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .custom_flags(OFlag::O_NOFOLLOW.bits())
+            .open(path)?;
+        match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+            // Tidied away between our opening and our locking it: nobody else will see it.
+            Ok(file) if file.metadata()?.nlink() == 0 => {}
+            Ok(file) => return Ok(Some(file)),
+            Err((_, Errno::EWOULDBLOCK | Errno::EINTR)) => {
+                if Instant::now() >= deadline {
+                    return Ok(None);
+                }
+                thread::sleep(Duration::from_millis(2));
+            }
+            Err((_, errno)) => return Err(errno.into()),
+        }
+    }
+}
+
+/// Since the epoch: the only clock that processes share across a restart of the system.
+fn now() -> Duration {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default()
+}
+
+/// What a file holds.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct State {
+    /// When the bucket will be full again, since the epoch.
+    full_at: Duration,
+    live: Vec<Process>,
+}
+
+/// A process, told apart from later ones of the same number by its start time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Process {
+    id: u32,
+    /// In clock ticks since the system's start (proc_pid_stat(5)).
+    started: u64,
+}
+
+impl Process {
+    fn of(id: u32) -> Option<Process> {
+        let stat = fs::read_to_string(format!("/proc/{id}/stat")).ok()?;
+        // The name before the last parenthesis may hold anything.
+        let (_, fields) = stat.rsplit_once(')')?;
+        let mut fields = fields.split_ascii_whitespace();
+        let state = fields.next()?;
+        let started = fields.nth(18)?.parse().ok()?;
+        // A zombie serves nobody.
+        (state != "Z" && state != "X").then_some(Process { id, started })
+    }
+
+    fn is_alive(self) -> bool {
+        Process::of(self.id) == Some(self)
+    }
+}
+
+impl State {
+    /// Reads what a file holds, dead processes left out. What cannot be understood, such as an
+    /// empty file, is nothing known.
+    fn read(file: &File) -> io::Result<State> {
+        let mut text = String::new();
+        let read = file.take(LONGEST_FILE).read_to_string(&mut text);
+        match read {
+            Ok(_) => {}
+            Err(error) if error.kind() == io::ErrorKind::InvalidData => text.clear(),
+            Err(error) => return Err(error),
+        }
+        let mut state = State::parse(&text);
+        state.live.retain(|process| process.is_alive());
+        Ok(state)
+    }
+
+    fn parse(text: &str) -> State {
+        let mut state = State::default();
+        for line in text.lines().take_while(|line| *line != "end") {
+            let mut words = line.split(' ');
+            match (
+                words.next(),
+                words.next().map(str::parse),
+                words.next().map(str::parse),
+            ) {
+                (Some("full_at"), Some(Ok(microseconds)), None) => {
+                    state.full_at = Duration::from_micros(microseconds);
+                }
+                (Some("process"), Some(Ok(id)), Some(Ok(started))) => {
+                    let id = u32::try_from(id).unwrap_or(0);
+                    state.live.push(Process { id, started });
+                }
+                _ => {}
+            }
+        }
+        state
+    }
+
+    fn print(&self) -> String {
+        let mut text = format!("full_at {}\n", self.full_at.as_micros());
+        for Process { id, started } in &self.live {
+            // Writing to a String cannot fail.
+            let _ = writeln!(text, "process {id} {started}");
+        }
+        text + "end\n"
+    }
+
+    /// Writes over what was there, then cuts what is left of it behind `end`.
+    fn write(&self, file: &File) -> io::Result<()> {
+        let text = self.print();
+        file.write_all_at(text.as_bytes(), 0)?;
+        file.set_len(text.len() as u64)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_process_is_told_from_a_later_one_of_the_same_number() {
+        let this = Process::of(process::id()).unwrap();
+        assert!(this.is_alive());
+        let earlier = Process {
+            started: this.started - 1,
+            ..this
+        };
+        assert!(!earlier.is_alive());
+    }
+
+    #[test]
+    fn what_is_written_is_read_and_a_torn_file_is_understood() {
+        let state = State {
+            full_at: Duration::from_micros(1_234_567),
+            live: vec![
+                Process { id: 7, started: 8 },
+                Process { id: 9, started: 10 },
+            ],
+        };
+        let text = state.print();
+        assert_eq!(State::parse(&text), state);
+        assert_eq!(State::parse(&format!("{text}process 11 12\nend\n")), state);
+        assert_eq!(State::parse(""), State::default());
+        assert_eq!(
+            State::parse("full_at x\nprocess 1\n\u{0}"),
+            State::default()
+        );
+    }
+}

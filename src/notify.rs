@@ -1,0 +1,60 @@
+//! What a service manager is told of the server's state (sd_notify(3)).
+
+use std::env;
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::net::{SocketAddr, UnixDatagram};
+
+use nix::time::{ClockId, clock_gettime};
+
+/// The way to the service manager, if there is one that wants to know.
+pub struct Notifier(Option<UnixDatagram>);
+
+impl Notifier {
+    /// Takes the way from `NOTIFY_SOCKET`.
+    pub fn from_environment() -> Notifier {
+        let connect = || {
+            let name = env::var_os("NOTIFY_SOCKET")?;
+            let address = match name.as_bytes() {
+                [b'@', name @ ..] => SocketAddr::from_abstract_name(name),
+                _ => SocketAddr::from_pathname(&name),
+            };
+            let socket = UnixDatagram::unbound().ok()?;
+            // A service manager that is busy must not hold us up.
+            socket.set_nonblocking(true).ok()?;
+            socket.connect_addr(&address.ok()?).ok()?;
+            Some(socket)
+        };
+        Notifier(connect())
+    }
+
+    /// Every listener is bound, and the configuration is in force.
+    pub fn ready(&self) {
+        self.tell("READY=1");
+    }
+
+    /// The configuration is being read again.
+    pub fn reloading(&self) {
+        // For Type=notify-reload, which wants to know when.
+        let microseconds = clock_gettime(ClockId::CLOCK_MONOTONIC)
+            .map_or(0, |now| now.tv_sec() * 1_000_000 + now.tv_nsec() / 1_000);
+        self.tell(&format!("RELOADING=1\nMONOTONIC_USEC={microseconds}"));
+    }
+
+    /// The server is ending.
+    pub fn stopping(&self) {
+        self.tell("STOPPING=1");
+    }
+
+    /// A line for people.
+    pub fn status(&self, text: &str) {
+        self.tell(&format!("STATUS={text}"));
+    }
+
+    fn tell(&self, state: &str) {
+        if let Some(socket) = &self.0 {
+            // There is nobody to tell if this fails; the service manager has a timeout.
+            let _ = socket.send(state.as_bytes());
+        }
+    }
+}

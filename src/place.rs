@@ -1,0 +1,33 @@
+//! Where something was written, so that messages can say so.
+
+use std::fmt;
+use std::path::Path;
+use std::rc::Rc;
+
+/// Where something was written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Place {
+    /// On the command line.
+    CommandLine,
+    /// In a file.
+    File {
+        /// The file.
+        path: Rc<Path>,
+        /// Its line, from 1.
+        line: usize,
+        /// The character in the line, from 1.
+        column: usize,
+    },
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        match self {
+            Place::CommandLine => f.write_str("the command line"),
+            Place::File { path, line, column } => {
+                let path = crate::log::escape(path.as_os_str().as_encoded_bytes());
+                write!(f, "{path}:{line}:{column}")
+            }
+        }
+    }
+}

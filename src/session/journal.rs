@@ -1,0 +1,199 @@
+//! What a session leaves in the log: every line of it begins with the session's number.
+
+use std::fmt::Display;
+use std::process;
+use std::time::{Duration, Instant};
+
+use crate::access_log::Record;
+use crate::error::Status;
+use crate::gate::RefusedBy;
+use crate::log::{Level, Log, escape_word};
+use crate::reason::Reason;
+use crate::source::{Client, Endpoint};
+use crate::user::Ids;
+
+/// The lines of one session.
+pub struct Journal<'a> {
+    session: u64,
+    client: Endpoint,
+    local: Endpoint,
+    name: Option<String>,
+    started: Instant,
+    log: &'a Log,
+}
+
+/// How a session ended, and what it had come to.
+pub struct Ended {
+    /// The upstream or handler that was used last.
+    pub server: String,
+    /// Bytes delivered to the upstream.
+    pub sent: u64,
+    /// Bytes delivered to the client.
+    pub received: u64,
+    /// Why it ended.
+    pub reason: Reason,
+    /// It was refused as no allow rule matched.
+    pub not_allowed: bool,
+    /// The signal that ended its process, if one did.
+    pub signal: Option<String>,
+}
+
+impl Ended {
+    /// Without anything having been reached for.
+    pub fn before_action(reason: Reason) -> Ended {
+        Ended::without_bytes("-", reason)
+    }
+
+    /// By the rules.
+    pub fn refused(by: &RefusedBy) -> Ended {
+        Ended {
+            not_allowed: by.no_rule_allows(),
+            ..Ended::before_action(Reason::DeniedByRule)
+        }
+    }
+
+    /// Without a byte having been counted.
+    pub fn without_bytes(server: impl Into<String>, reason: Reason) -> Ended {
+        Ended {
+            server: server.into(),
+            sent: 0,
+            received: 0,
+            reason,
+            not_allowed: false,
+            signal: None,
+        }
+    }
+}
+
+impl<'a> Journal<'a> {
+    /// Begins the journal of a client's session, which begins now.
+    pub fn begin(client: &Client, log: &'a Log) -> Journal<'a> {
+        Journal {
+            session: client.session(),
+            client: client.address,
+            local: client.local,
+            name: None,
+            started: Instant::now(),
+            log,
+        }
+    }
+
+    /// The journal of a session that began earlier, in another process.
+    pub fn resumed(
+        session: u64,
+        client: Endpoint,
+        local: Endpoint,
+        started: Instant,
+        log: &'a Log,
+    ) -> Journal<'a> {
+        Journal {
+            session,
+            client,
+            local,
+            name: None,
+            started,
+            log,
+        }
+    }
+
+    /// When the session began.
+    pub fn started(&self) -> Instant {
+        self.started
+    }
+
+    /// Notes that the session has passed the limits.
+    pub fn open(&mut self, name: Option<String>, ids: Ids) {
+        self.name = name;
+        let name = self.name.as_ref();
+        let name = name.map_or_else(String::new, |name| format!(" name={}", escape_word(name)));
+        self.log.info(format_args!(
+            "session {} opened: client={}{name} local={} user={ids}",
+            self.session, self.client, self.local
+        ));
+    }
+
+    /// Notes the session's end. Returns the status of a process that had no other.
+    pub fn close(&self, ended: Ended) -> Status {
+        let Ended {
+            server,
+            sent,
+            received,
+            reason,
+            not_allowed,
+            signal,
+        } = ended;
+        let record = Record {
+            session: self.session,
+            client: Some(self.client),
+            name: self.name.clone(),
+            local: Some(self.local),
+            server,
+            sent,
+            received,
+            duration: self.started.elapsed(),
+            reason,
+            not_allowed,
+            signal,
+        };
+        self.log.session_ended(level_of(reason), &record);
+        reason.status()
+    }
+
+    /// Says what failed.
+    pub fn error(&self, what: &dyn Display) {
+        self.line(Level::Error, what);
+    }
+
+    /// Says what is not as it was asked for.
+    pub fn warning(&self, what: impl Display) {
+        self.line(Level::Warning, what);
+    }
+
+    /// Says something worth knowing.
+    pub fn notice(&self, what: impl Display) {
+        self.line(Level::Notice, what);
+    }
+
+    /// Says a step in between.
+    pub fn debug(&self, what: impl Display) {
+        self.line(Level::Debug, what);
+    }
+
+    fn line(&self, level: Level, what: impl Display) {
+        self.log
+            .line(level, format_args!("session {}: {what}", self.session));
+    }
+}
+
+fn level_of(reason: Reason) -> Level {
+    match reason.is_refusal() {
+        true => Level::Notice,
+        false => Level::Info,
+    }
+}
+
+/// Notes a client that no service is for, and that is closed.
+pub fn close_unserved(client: &Client, log: &Log) {
+    Journal::begin(client, log).close(Ended::before_action(Reason::InternalError));
+}
+
+/// Notes a client that was gone before anything could be learnt about it. Returns the status of
+/// a process that was started for it.
+pub fn note_gone(log: &Log) -> Status {
+    let reason = Reason::ClientReset;
+    let record = Record {
+        session: u64::from(process::id()),
+        client: None,
+        name: None,
+        local: None,
+        server: "-".to_owned(),
+        sent: 0,
+        received: 0,
+        duration: Duration::ZERO,
+        reason,
+        not_allowed: false,
+        signal: None,
+    };
+    log.session_ended(level_of(reason), &record);
+    reason.status()
+}

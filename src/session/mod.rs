@@ -1,0 +1,169 @@
+//! The story of one session, from the connected socket to the reason it ended. inetd, systemd,
+//! our own listener and the tests all enter through [`serve`].
+
+mod handler;
+mod journal;
+
+use std::os::fd::{AsFd, AsRawFd};
+use std::time::Instant;
+
+use nix::sys::socket::{Shutdown, shutdown};
+
+use crate::error::{Error, Status};
+use crate::gate::{Admitted, Denied, StateDir};
+use crate::log::{Log, escape_word};
+use crate::lookup;
+use crate::program::Facts;
+use crate::reason::Reason;
+use crate::relay::{self, Outcome};
+use crate::service::{Action, Forward, Service};
+use crate::source::{Client, Endpoint, Origin};
+use crate::sys;
+use crate::transcript::Transcript;
+use crate::user;
+use crate::wait;
+
+pub use journal::{Ended, Journal, close_unserved, note_gone};
+
+/// Serves one client, and returns the status that a process exits with which had no other. Where
+/// a handler replaces this process, it does not return. `state` is where processes that serve one
+/// client each share their counts.
+pub fn serve(client: Client, service: &Service, state: Option<&StateDir>, log: &Log) -> Status {
+    let mut journal = Journal::begin(&client, log);
+    if service.forwards() {
+        relay::keep_urgent_data(client.socket.as_fd());
+    }
+    if let Origin::Inherited { .. } = client.origin
+        && let Err(reason) = count_among_processes(&client, service, state, &journal)
+    {
+        return journal.close(Ended::before_action(reason));
+    }
+    // Before the first byte from the client is read.
+    let ids = match user::switch_to(service.ids) {
+        Ok(ids) => ids,
+        Err(error) => {
+            journal.error(&error);
+            journal.close(Ended::before_action(Reason::InternalError));
+            return error.status();
+        }
+    };
+    let passed = match service.gate.check_rules(client) {
+        Ok(passed) => passed,
+        Err(refused) => {
+            journal.open(None, ids);
+            journal.notice(&refused);
+            return journal.close(Ended::refused(&refused));
+        }
+    };
+    let name = match &passed.client().address {
+        Endpoint::Inet(address) if service.starts_a_program() => {
+            lookup::confirmed_name(address.ip())
+        }
+        Endpoint::Inet(_) | Endpoint::Unix => None,
+    };
+    let facts = Facts::about(passed.client(), name.as_deref());
+    journal.open(name, ids);
+    if wait::is_end_asked_for() {
+        return journal.close(Ended::before_action(Reason::Terminated));
+    }
+    let ends_at = service.max_duration.map(|time| journal.started() + time);
+    let admitted = service
+        .gate
+        .admit(passed, service, &facts, ends_at, &journal);
+    let ended = match (admitted, &service.action) {
+        (Err(denied), _) => Ended::before_action(match denied {
+            Denied::ByProgram => Reason::DeniedByProgram,
+            Denied::ByTermination => Reason::Terminated,
+            Denied::ByTime => Reason::MaxDuration,
+        }),
+        (Ok(admitted), Action::Forward(forward)) => relay_to(&admitted, forward, ends_at, &journal),
+        (Ok(admitted), Action::Exec(program)) => {
+            handler::run(admitted, program, service, &facts, ends_at, &journal)
+        }
+    };
+    journal.close(ended)
+}
+
+/// Applies the limits of a client's sessions where nobody else does: no supervisor of ours knows
+/// of the other processes. If that cannot be done, nobody is let in.
+fn count_among_processes(
+    client: &Client,
+    service: &Service,
+    state: Option<&StateDir>,
+    journal: &Journal,
+) -> Result<(), Reason> {
+    let Some(state) = state else {
+        return Ok(());
+    };
+    state
+        .begin(&service.label, client, &service.limits)
+        .unwrap_or_else(|error: Error| {
+            journal.error(&error);
+            Err(Reason::InternalError)
+        })
+}
+
+fn relay_to(
+    admitted: &Admitted,
+    forward: &Forward,
+    ends_at: Option<Instant>,
+    journal: &Journal,
+) -> Ended {
+    let client = admitted.client();
+    let report = |failure: &str| journal.notice(failure);
+    let port = client.local.port();
+    let connected = forward
+        .route
+        .connect(client.socket.as_fd(), port, ends_at, report);
+    let upstream = match connected {
+        Ok(upstream) => upstream,
+        Err(unreachable) => {
+            let socket = client.socket.as_fd();
+            if unreachable.reason == Reason::ServerReset {
+                // Fails on unix-domain sockets, which have no resets: then closing must do.
+                let _ = sys::abort_connection(socket);
+            }
+            // A process that the access program has left behind may hold the socket, and closing
+            // our own end of it would tell the client nothing. Fails if the client has gone.
+            let _ = shutdown(socket.as_raw_fd(), Shutdown::Both);
+            return Ended::without_bytes(unreachable.name, unreachable.reason);
+        }
+    };
+    journal.debug(format_args!("connected to {}", escape_word(&upstream.name)));
+    let mut transcript = forward.transcript.as_deref().and_then(|base| {
+        Transcript::create(base)
+            .map_err(|error| warn_of_transcript(journal, &error))
+            .ok()
+    });
+    let relayed = relay::run(
+        client.socket.as_fd(),
+        upstream.socket.as_fd(),
+        forward.relay,
+        ends_at,
+        transcript.as_mut(),
+    );
+    if let Some(error) = transcript.as_ref().and_then(Transcript::failure) {
+        warn_of_transcript(journal, error);
+    }
+    match relayed {
+        Ok(Outcome {
+            reason,
+            sent,
+            received,
+        }) => Ended {
+            sent,
+            received,
+            ..Ended::without_bytes(upstream.name, reason)
+        },
+        Err(errno) => {
+            journal.error(&Error::system("relay", errno));
+            Ended::without_bytes(upstream.name, Reason::InternalError)
+        }
+    }
+}
+
+fn warn_of_transcript(journal: &Journal, error: &Error) {
+    journal.warning(format_args!(
+        "{error}: the session is not recorded from here on"
+    ));
+}

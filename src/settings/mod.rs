@@ -1,0 +1,160 @@
+//! The one table of settings: name, short option, scope, value, range, default and help line side
+//! by side, and how a value is read and written.
+//!
+//! The command line's parser ([`crate::cli`]), the configuration file's ([`crate::config`]),
+//! `--help` and `-zz` are made from it, so that what one accepts, the other accepts. What the words
+//! mean once they are all known is decided in [`crate::service`].
+
+pub mod default;
+mod table;
+mod written;
+
+use std::net::IpAddr;
+
+use crate::place::Place;
+use crate::value::Complaint;
+
+pub use table::SETTINGS;
+pub use written::Written;
+
+/// What is shown instead of serving anything.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Shown {
+    /// The usage.
+    Help,
+    /// The version.
+    Version,
+}
+
+/// The connection that `--explain` asks about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Explained {
+    /// The client's address; `None` for one that comes over a unix-domain socket.
+    pub client: Option<IpAddr>,
+    /// The local address that it reaches, if that was said.
+    pub local: Option<IpAddr>,
+    /// The local port that it reaches, if that was said.
+    pub port: Option<u16>,
+}
+
+/// One setting.
+pub struct Setting {
+    /// Its name: the long option without `--`, and the directive.
+    pub name: &'static str,
+    /// Its short options.
+    pub short: &'static [char],
+    /// Another name that it has as a directive: the original's.
+    pub directive: Option<&'static str>,
+    /// Where it may stand.
+    pub scope: Scope,
+    /// What it takes.
+    pub takes: Takes,
+    /// Whether it may stand more than once in a scope.
+    pub repeatable: bool,
+    /// What it does, its unit and its default, in a few words.
+    pub help: &'static str,
+    /// Notes the value down. A setting without one is given the empty string.
+    pub write: fn(&mut Written, Given) -> Result<(), Fault>,
+    /// The effective values as a file would have them, defaults included; none where nothing is
+    /// the value.
+    pub show: fn(&Written) -> Vec<String>,
+}
+
+/// Where a setting may stand.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Scope {
+    /// On the command line alone.
+    CommandLine,
+    /// There, and in a file before the first port.
+    Server,
+    /// There, and anywhere in a file.
+    Service,
+}
+
+/// What a setting takes, and the word that stands for it in the help.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Takes {
+    /// Nothing on the command line; `yes` or `no` in a file.
+    Switch,
+    /// Nothing on the command line; it cannot stand in a file.
+    Nothing,
+    /// A value.
+    Value(&'static str),
+    /// A value, or nothing: then attached by `=` to the long option.
+    Perhaps(&'static str),
+    /// A command: in a file, all words of the rest of the line.
+    Command(&'static str),
+}
+
+/// A value as it was written, and where.
+#[derive(Clone, Copy)]
+pub struct Given<'a> {
+    /// The text.
+    pub text: &'a str,
+    /// Where it stands.
+    pub place: &'a Place,
+}
+
+/// What is wrong with a setting.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// The value is none that the setting takes.
+    Bad(Complaint),
+    /// The value is a good one, but this system or this program will not have it. A configuration
+    /// error even on the command line.
+    Refused(Complaint),
+}
+
+impl From<Complaint> for Fault {
+    fn from(complaint: Complaint) -> Fault {
+        Fault::Bad(complaint)
+    }
+}
+
+impl Setting {
+    /// How messages name the option: `-t/--timeout`, or `--allow`.
+    pub fn spelling(&self) -> String {
+        match self.short.first() {
+            Some(short) => format!("-{short}/--{}", self.name),
+            None => format!("--{}", self.name),
+        }
+    }
+
+    /// Whether it takes a value that has to be there.
+    pub fn needs_value(&self) -> bool {
+        matches!(self.takes, Takes::Value(_) | Takes::Command(_))
+    }
+
+    /// Whether this is one of its names as a directive.
+    pub fn is_directive(&self, name: &str) -> bool {
+        self.scope != Scope::CommandLine && (self.name == name || self.directive == Some(name))
+    }
+}
+
+/// What `--help` prints.
+pub fn usage() -> String {
+    let mut text = String::from(
+        "usage: tcpproxy [options] [server]\n\
+         \n\
+         Forwards the connection it is handed (by inetd or systemd, or with -b by its own\n\
+         listener) to server: host[:port], [v6]:port or unix:/path; or, if server begins\n\
+         with / or ., starts that program for it. Without server, /etc/tcpproxy.conf says\n\
+         what is served.\n\
+         \n",
+    );
+    for setting in SETTINGS {
+        let help = setting.help.replace('\n', &format!("\n{:36}", ""));
+        let short: String = setting
+            .short
+            .iter()
+            .map(|short| format!("-{short}, "))
+            .collect();
+        let long = match setting.takes {
+            Takes::Switch | Takes::Nothing => setting.name.to_owned(),
+            Takes::Value(value) | Takes::Command(value) => format!("{} {value}", setting.name),
+            Takes::Perhaps(value) => format!("{}[={value}]", setting.name),
+        };
+        text += &format!("  {short:>8}--{long:<23} {help}\n");
+    }
+    text
+}

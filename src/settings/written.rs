@@ -1,0 +1,114 @@
+//! What was written about the settings, in one scope: the command line, a file's defaults, or a
+//! service.
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use nix::unistd::{Gid, Uid};
+
+use super::{Explained, Shown};
+use crate::access_log;
+use crate::gate::{Rate, Rule};
+use crate::log;
+use crate::source::Bind;
+use crate::supervisor::Overflow;
+
+/// A struct of settings that are each written or not, and their inheritance.
+macro_rules! written {
+    ($($(#[$doc:meta])+ $name:ident: $kind:ty,)+) => {
+        /// Every setting as it stood in one scope: `None` or empty where it was not written.
+        /// Defaults are not in here; see [`crate::settings::default`].
+        #[derive(Debug, Clone, Default, PartialEq)]
+        pub struct Written {
+            $($(#[$doc])+ pub $name: Option<$kind>,)+
+            /// `--bind`, in the order given.
+            pub binds: Vec<Bind>,
+            /// `--allow` and `--deny`.
+            pub rules: Vec<Rule>,
+            /// `--log`, in the order given.
+            pub log_targets: Vec<log::Target>,
+        }
+
+        impl Written {
+            /// What holds where this was written within a scope in which `outer` was: single
+            /// values replace the outer ones, rules follow them.
+            pub fn within(self, outer: &Written) -> Written {
+                Written {
+                    $($name: self.$name.or_else(|| outer.$name.clone()),)+
+                    binds: self.binds,
+                    rules: outer.rules.iter().cloned().chain(self.rules).collect(),
+                    log_targets: match self.log_targets.is_empty() {
+                        true => outer.log_targets.clone(),
+                        false => self.log_targets,
+                    },
+                }
+            }
+        }
+    };
+}
+
+written! {
+    /// `--help` or `--version`.
+    shown: Shown,
+    /// `--config`.
+    config: PathBuf,
+    /// `--check`.
+    check: bool,
+    /// `--explain`.
+    explain: Explained,
+    /// `--list`, so many times.
+    list: usize,
+    /// `--standalone`.
+    standalone: bool,
+    /// `--pidfile`; the inner `None` is "none".
+    pidfile: Option<PathBuf>,
+    /// `--acp`: the access control program and its arguments.
+    acp: Vec<String>,
+    /// `--acp-timeout`.
+    acp_timeout: Duration,
+    /// `--user`.
+    user: Uid,
+    /// `--group`.
+    group: Gid,
+    /// `--log-name`.
+    log_name: String,
+    /// `--log-level`.
+    log_level: log::Level,
+    /// `--access-log`.
+    access_log: PathBuf,
+    /// `--access-log-format`.
+    access_log_format: access_log::Format,
+    /// `--timeout`; the inner `None` is "never", here and below.
+    timeout: Option<Duration>,
+    /// `--half-close-timeout`.
+    half_close_timeout: Duration,
+    /// `--max-duration`.
+    max_duration: Option<Duration>,
+    /// `--connect-timeout`.
+    connect_timeout: Duration,
+    /// `--connect-retry`.
+    connect_retry: Duration,
+    /// `--lifetime`.
+    lifetime: Option<Duration>,
+    /// `--max-sessions`; the inner `None` is "no limit", here and below.
+    max_sessions: Option<usize>,
+    /// `--overflow`.
+    overflow: Overflow,
+    /// `--max-per-source`.
+    max_per_source: Option<usize>,
+    /// `--rate`.
+    rate: Rate,
+    /// `--state-dir`.
+    state_dir: PathBuf,
+    /// `--env-prefix`.
+    env_prefix: String,
+    /// `--clear-env`.
+    clear_env: bool,
+    /// `--write`: the transcript's base name.
+    write: PathBuf,
+    /// `--source`.
+    source: IpAddr,
+    /// `--buffer-size`, in bytes.
+    buffer_size: usize,
+}

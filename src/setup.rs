@@ -1,0 +1,207 @@
+//! From what was written to what is done: the command line and the configuration file, merged.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+use std::time::Duration;
+
+use crate::access_log;
+use crate::cli::CommandLine;
+use crate::config::{self, Config, Disk, Problem};
+use crate::error::Error;
+use crate::log;
+use crate::service::{Service, Services};
+use crate::settings::{Written, default};
+use crate::source::Bind;
+use crate::supervisor::Overflow;
+
+/// Everything that is decided before a client connects.
+pub struct Setup {
+    /// What holds for the server as a whole.
+    pub server: ServerSettings,
+    /// How clients are served.
+    pub services: Services,
+}
+
+/// What holds for the server as a whole.
+pub struct ServerSettings {
+    /// Whether there is a configuration file, which can be read again.
+    pub from_file: bool,
+    /// Whether to listen.
+    pub listening: Listening,
+    /// Where to listen.
+    pub binds: Vec<Bind>,
+    /// What was written about the log.
+    pub log: log::Settings,
+    /// The pid file, if there is to be one.
+    pub pidfile: Option<PathBuf>,
+    /// When the server is to end itself.
+    pub lifetime: Option<Duration>,
+    /// Sessions at once.
+    pub max_sessions: Option<usize>,
+    /// What happens to clients beyond that.
+    pub overflow: Overflow,
+    /// Where processes that others started share their counts.
+    pub state_dir: Option<PathBuf>,
+}
+
+/// Whether the server listens itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Listening {
+    /// It does, and looks for nothing that was handed over.
+    Always,
+    /// It does if nothing was handed over.
+    Otherwise,
+    /// It does not.
+    Never,
+}
+
+/// Why there is no setup.
+pub enum Unusable {
+    /// The command line is wrong, or something else than a file's content.
+    Error(Error),
+    /// The configuration file is wrong; there is at least one problem.
+    Problems(Vec<Problem>),
+}
+
+impl From<Error> for Unusable {
+    fn from(error: Error) -> Unusable {
+        Unusable::Error(error)
+    }
+}
+
+impl From<Unusable> for Error {
+    /// One line: the first problem, and how to see the others.
+    fn from(unusable: Unusable) -> Error {
+        match unusable {
+            Unusable::Error(error) => error,
+            Unusable::Problems(problems) => {
+                let first = problems
+                    .first()
+                    .map_or_else(String::new, ToString::to_string);
+                Error::config(match problems.len() {
+                    0 | 1 => first,
+                    count => format!("{first} (and {} more: --check shows them)", count - 1),
+                })
+            }
+        }
+    }
+}
+
+impl Setup {
+    /// What a command line and the configuration file it calls for come to. The file is read
+    /// only if there is no `server` argument, or if it was named.
+    pub fn new(line: &CommandLine) -> Result<Setup, Unusable> {
+        let read = read_config(line)?;
+        let from_file = read.is_some();
+        let Config { defaults, services } = read.unwrap_or_default();
+        let standalone_in_file = defaults.standalone;
+        let effective = line.written.clone().within(&defaults);
+        let (services, binds) = match &line.server {
+            Some(server) => {
+                let service = Service::new("-".to_owned(), effective.clone(), server.clone())?;
+                (Services::One(Rc::new(service)), line.written.binds.clone())
+            }
+            None => {
+                let services = Services::of(services, &effective)?;
+                let binds = services.binds();
+                (services, binds)
+            }
+        };
+        let asked = line.written.standalone == Some(true) || !line.written.binds.is_empty();
+        let listening = match (&line.server, standalone_in_file) {
+            _ if asked => Listening::Always,
+            (Some(_), _) => Listening::Never,
+            (None, Some(true)) => Listening::Always,
+            (None, Some(false)) => Listening::Never,
+            (None, None) => Listening::Otherwise,
+        };
+        if asked && binds.is_empty() {
+            return Err(Unusable::Error(Error::usage(
+                match from_file && line.server.is_none() {
+                    true => {
+                        "option -s/--standalone: the configuration has no service to listen for"
+                    }
+                    false => {
+                        "option -s/--standalone: needs -b [interface:]port to say where to listen"
+                    }
+                },
+            )));
+        }
+        Ok(Setup {
+            server: ServerSettings {
+                from_file,
+                ..server_settings(effective, listening, binds)
+            },
+            services,
+        })
+    }
+}
+
+fn server_settings(effective: Written, listening: Listening, binds: Vec<Bind>) -> ServerSettings {
+    ServerSettings {
+        from_file: false,
+        listening,
+        binds,
+        log: log::Settings {
+            name: effective.log_name,
+            level: effective.log_level.unwrap_or_default(),
+            targets: effective.log_targets,
+            access_log: effective.access_log.map(|path| access_log::Settings {
+                path,
+                format: effective.access_log_format.unwrap_or_default(),
+            }),
+        },
+        pidfile: effective.pidfile.flatten(),
+        lifetime: effective.lifetime.flatten(),
+        max_sessions: effective.max_sessions.unwrap_or(default::MAX_SESSIONS),
+        overflow: effective.overflow.unwrap_or_default(),
+        state_dir: effective.state_dir,
+    }
+}
+
+/// The configuration that a command line calls for, if it does, with the command line's own
+/// settings over the file's defaults, as `-zz` prints it.
+pub fn effective_config(line: &CommandLine) -> Result<Config, Unusable> {
+    let mut config = read_config(line)?.unwrap_or_default();
+    config.defaults = line.written.clone().within(&config.defaults);
+    if let Some(server) = &line.server {
+        let entry = |bind: &Bind| config::Entry {
+            interface: bind.interface.clone(),
+            port: bind.port,
+            written: Written::default(),
+            server: server.clone(),
+        };
+        config.services = line.written.binds.iter().map(entry).collect();
+    }
+    Ok(config)
+}
+
+fn read_config(line: &CommandLine) -> Result<Option<Config>, Unusable> {
+    if line.server.is_none() && !line.written.binds.is_empty() {
+        return Err(Unusable::Error(Error::usage(
+            "option -b/--bind: needs a server: write host[:port], [v6]:port, unix:/path, \
+             or a program's path that begins with / or .",
+        )));
+    }
+    let path = match (&line.written.config, &line.server) {
+        (Some(path), _) => path.as_path(),
+        (None, Some(_)) => return Ok(None),
+        (None, None) => Path::new(default::CONFIG),
+    };
+    if line.written.config.is_none() && !exists(path) {
+        return Err(Unusable::Error(Error::usage(format!(
+            "no server given, and there is no {}: write host[:port], [v6]:port, unix:/path, \
+             or a program's path that begins with / or . (tcpproxy --help)",
+            default::CONFIG
+        ))));
+    }
+    config::parse(path, &Disk)
+        .map(Some)
+        .map_err(Unusable::Problems)
+}
+
+/// Whether there is something of this name, readable or not.
+fn exists(path: &Path) -> bool {
+    fs::symlink_metadata(path).is_ok()
+}

@@ -1,0 +1,464 @@
+//! The server that accepts and forks: a child per connection, so that a session that fails takes
+//! nothing with it. The supervisor itself never reads a client's byte.
+
+mod sessions;
+
+use std::fmt;
+use std::os::fd::AsFd;
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags};
+use nix::sys::signal::Signal;
+
+use crate::error::{Error, Status, describe};
+use crate::log::Log;
+use crate::notify::Notifier;
+use crate::pidfile::PidFile;
+use crate::reason::Reason;
+use crate::relay;
+use crate::session::{self, Ended, Journal};
+use crate::setup::{ServerSettings, Setup};
+use crate::source::{Client, Listener, Listeners};
+use crate::sys;
+use crate::wait;
+use sessions::{Session, Sessions};
+
+/// What happens to clients when there are as many sessions as may be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Overflow {
+    /// They wait in the backlog.
+    #[default]
+    Defer,
+    /// They are closed at once.
+    Drop,
+}
+
+impl Overflow {
+    /// The ways by name.
+    pub const WORDS: &[(&str, Overflow)] = &[("defer", Overflow::Defer), ("drop", Overflow::Drop)];
+}
+
+/// Between SIGTERM and SIGKILL for sessions when the server ends: what they give their handlers,
+/// and a moment to write their closed lines.
+const GRACE: Duration = Duration::from_millis(3_250);
+
+/// How long nothing is accepted after the system was short of something: long enough not to
+/// spin, short enough for clients in the backlog not to notice much.
+const BACK_OFF: Duration = Duration::from_millis(100);
+
+/// How often at most trouble is logged, and the service manager told of changes.
+const AT_MOST_EVERY: Duration = Duration::from_secs(1);
+
+/// How many clients of one listener are accepted before the others have their turn.
+const BATCH: usize = 64;
+
+/// The signals that the supervisor acts upon.
+const WATCHED: [Signal; 6] = [
+    Signal::SIGCHLD,
+    Signal::SIGTERM,
+    Signal::SIGINT,
+    Signal::SIGQUIT,
+    Signal::SIGHUP,
+    Signal::SIGUSR1,
+];
+
+/// What can change while the server runs.
+pub struct State {
+    /// What is served, and how.
+    pub setup: Setup,
+    /// Where it is logged.
+    pub log: Log,
+}
+
+/// What SIGHUP asks for.
+pub struct Again<'a> {
+    /// Reads the configuration once more.
+    pub setup: &'a dyn Fn() -> Result<Setup, Error>,
+    /// Opens the log that a setup wants.
+    pub log: &'a dyn Fn(&Setup) -> Result<Log, Error>,
+}
+
+/// Serves the clients of these listeners until asked to end, or until idle where that was asked
+/// for. Ends with status 0.
+pub fn run(listeners: Listeners, state: State, again: Again) -> Result<Status, Error> {
+    sys::watch_signals(&WATCHED, &[]).map_err(|errno| Error::system("signals", errno))?;
+    let mut supervisor = Supervisor {
+        pidfile: match &state.setup.server.pidfile {
+            Some(path) => Some(PidFile::create(path)?),
+            None => None,
+        },
+        notifier: Notifier::from_environment(),
+        listeners: listeners.sockets,
+        until_idle: listeners.until_idle,
+        own_listeners: listeners.own,
+        state,
+        again,
+        sessions: Sessions::default(),
+        began: Instant::now(),
+        accept_from: Instant::now(),
+        next_complaint: Instant::now(),
+        next_status: Instant::now(),
+        status_changed: true,
+    };
+    supervisor.prepare_listeners()?;
+    supervisor.notifier.ready();
+    let status = supervisor.serve()?;
+    supervisor.notifier.stopping();
+    supervisor.finish(status);
+    Ok(Status::Done)
+}
+
+/// How the server ends.
+enum Finish {
+    /// Now, and its sessions with it.
+    EndSessions,
+    /// When its sessions have ended.
+    AwaitSessions,
+}
+
+/// What became of a listener.
+#[derive(PartialEq, Eq)]
+enum Accepting {
+    Open,
+    Lost,
+}
+
+struct Supervisor<'a> {
+    pidfile: Option<PidFile>,
+    notifier: Notifier,
+    listeners: Vec<Listener>,
+    /// Whether we have bound them, and may bind others.
+    own_listeners: bool,
+    until_idle: Option<Duration>,
+    state: State,
+    again: Again<'a>,
+    sessions: Sessions,
+    began: Instant,
+    /// Nothing is accepted before this.
+    accept_from: Instant,
+    /// Nothing is complained about before this.
+    next_complaint: Instant,
+    /// The service manager is not told of changes before this.
+    next_status: Instant,
+    status_changed: bool,
+}
+
+impl Supervisor<'_> {
+    fn server(&self) -> &ServerSettings {
+        &self.state.setup.server
+    }
+
+    fn log(&self) -> &Log {
+        &self.state.log
+    }
+
+    fn prepare_listeners(&self) -> Result<(), Error> {
+        let services = &self.state.setup.services;
+        let all_forward = services.all().all(|service| service.forwards());
+        self.listeners.iter().try_for_each(|listener| {
+            let socket = listener.socket.as_fd();
+            // Connections inherit this from their listener. Handlers may want it otherwise.
+            if all_forward {
+                relay::keep_urgent_data(socket);
+            }
+            // A client that is gone before we accept it must not block the others.
+            sys::set_blocking(socket, false).map_err(|errno| Error::system("listener", errno))
+        })
+    }
+
+    fn serve(&mut self) -> Result<Finish, Error> {
+        loop {
+            self.reap(Reason::InternalError);
+            if wait::ENDING.into_iter().any(sys::take_signal) {
+                return Ok(Finish::EndSessions);
+            }
+            if sys::take_signal(Signal::SIGQUIT) {
+                return Ok(Finish::AwaitSessions);
+            }
+            if sys::take_signal(Signal::SIGHUP) {
+                self.reload();
+            }
+            if sys::take_signal(Signal::SIGUSR1) {
+                self.sessions.dump(self.log());
+            }
+            let now = Instant::now();
+            let idle_at = match self.sessions.is_empty() {
+                true => self
+                    .until_idle
+                    .map(|time| self.sessions.last_change() + time),
+                false => None,
+            };
+            let ends_at = self.server().lifetime.map(|time| self.began + time);
+            if idle_at.is_some_and(|at| at <= now) {
+                self.log().info("idle: ending");
+                return Ok(Finish::AwaitSessions);
+            }
+            if ends_at.is_some_and(|at| at <= now) {
+                self.log().notice("the server's lifetime is over: ending");
+                return Ok(Finish::EndSessions);
+            }
+            let status_at = self.tell_status(now);
+            let accepting = self.accept_from <= now && self.has_room();
+            let resume_at = (self.accept_from > now).then_some(self.accept_from);
+            let deadline = [idle_at, ends_at, status_at, resume_at];
+            let ready = self.poll(accepting, deadline.into_iter().flatten().min())?;
+            // From the last, so that one that is lost does not move those that are to come.
+            for (index, hung_up) in ready.into_iter().rev() {
+                if hung_up || self.accept_some(index) == Accepting::Lost {
+                    let listener = self.listeners.swap_remove(index);
+                    let line = format_args!("lost the listener of {}", listener.local);
+                    self.log().error(line);
+                }
+            }
+            if self.listeners.is_empty() {
+                return Err(Error::new(Status::System, "no listener is left"));
+            }
+        }
+    }
+
+    /// Whether more clients may be accepted, be it to turn them away.
+    fn has_room(&self) -> bool {
+        !self.is_full() || self.server().overflow == Overflow::Drop
+    }
+
+    fn is_full(&self) -> bool {
+        let most = self.server().max_sessions;
+        most.is_some_and(|most| self.sessions.live() >= most)
+    }
+
+    /// Tells the service manager of a change, but not of every one. Returns when it is to be told,
+    /// if not now.
+    fn tell_status(&mut self, now: Instant) -> Option<Instant> {
+        if !self.status_changed {
+            return None;
+        }
+        if now < self.next_status {
+            return Some(self.next_status);
+        }
+        self.notifier.status(&self.sessions.summary());
+        self.status_changed = false;
+        self.next_status = now + AT_MOST_EVERY;
+        None
+    }
+
+    /// Sleeps until there is something to do. Returns which listeners have clients, or have hung up.
+    fn poll(
+        &self,
+        accepting: bool,
+        deadline: Option<Instant>,
+    ) -> Result<Vec<(usize, bool)>, Error> {
+        let listeners = if accepting { &self.listeners[..] } else { &[] };
+        let mut set: Vec<PollFd> = listeners
+            .iter()
+            .map(|listener| PollFd::new(listener.socket.as_fd(), PollFlags::POLLIN))
+            .collect();
+        match wait::poll(&mut set, deadline) {
+            Ok(_) => {}
+            Err(Errno::EINTR) => return Ok(Vec::new()),
+            Err(errno) => return Err(Error::system("poll", errno)),
+        }
+        let hang_up = PollFlags::POLLERR | PollFlags::POLLHUP | PollFlags::POLLNVAL;
+        let ready = set.iter().enumerate().filter_map(|(index, polled)| {
+            let events = polled.revents().unwrap_or(PollFlags::POLLNVAL);
+            (!events.is_empty()).then_some((index, events.intersects(hang_up)))
+        });
+        Ok(ready.collect())
+    }
+
+    /// Accepts what waits at one listener, within limits.
+    fn accept_some(&mut self, index: usize) -> Accepting {
+        for _ in 0..BATCH {
+            if self.accept_from > Instant::now() || !self.has_room() {
+                break;
+            }
+            match Client::accept(&self.listeners[index], self.sessions.next_serial()) {
+                Ok(client) => self.start(client),
+                Err(Errno::EAGAIN) => break,
+                Err(Errno::EINTR) => {}
+                // Shut down by somebody who holds it too, or no listener any more.
+                Err(Errno::EINVAL | Errno::EBADF | Errno::ENOTSOCK | Errno::EOPNOTSUPP) => {
+                    return Accepting::Lost;
+                }
+                Err(errno) => {
+                    self.complain(format_args!("accept: {}", describe(errno)));
+                    let shortage = [Errno::EMFILE, Errno::ENFILE, Errno::ENOMEM, Errno::ENOBUFS];
+                    // A client that has given up says nothing about the next one.
+                    if shortage.contains(&errno) {
+                        self.accept_from = Instant::now() + BACK_OFF;
+                    }
+                }
+            }
+        }
+        Accepting::Open
+    }
+
+    /// Has a child serve the client, if limits allow it.
+    fn start(&mut self, client: Client) {
+        self.status_changed = true;
+        let is_full = self.is_full();
+        let Some(service) = self.state.setup.services.find(&client.local).cloned() else {
+            self.sessions.count_refused();
+            let line = format_args!("no service is configured for {}", client.local);
+            self.state.log.warning(line);
+            return session::close_unserved(&client, &self.state.log);
+        };
+        let log = self.state.log.under(service.log_name.as_deref());
+        let journal = Journal::begin(&client, &log);
+        let counted = match is_full {
+            true => Err(Reason::TooManySessions),
+            false => self.sessions.count(&service, &client.address),
+        };
+        let counted = match counted {
+            Ok(counted) => counted,
+            Err(reason) => {
+                self.sessions.count_refused();
+                journal.close(Ended::before_action(reason));
+                return;
+            }
+        };
+        let session = Session::new(&client, &service, counted);
+        let Supervisor {
+            listeners, pidfile, ..
+        } = self;
+        let forked = sys::fork(|| {
+            // No session holds a listener, or what only the server is to have.
+            listeners.clear();
+            *pidfile = None;
+            session::serve(client, &service, None, &log) as i32
+        });
+        match forked {
+            Ok(child) => self.sessions.begin(child, session),
+            Err(errno) => {
+                self.accept_from = Instant::now() + BACK_OFF;
+                self.complain(format_args!("fork: {}", describe(errno)));
+                self.sessions.give_up(&session, &self.state.log);
+            }
+        }
+    }
+
+    /// Collects the children that have ended. Those that could not write their closed line have
+    /// it written for them, with this reason.
+    fn reap(&mut self, reason: Reason) {
+        if !sys::take_signal(Signal::SIGCHLD) {
+            return;
+        }
+        while let Some((child, status)) = sys::reap() {
+            self.status_changed = true;
+            self.sessions.end(child, status, reason, &self.state.log);
+        }
+    }
+
+    /// Reads the configuration again, and opens the log anew. A configuration that is wrong
+    /// changes nothing; a listener that cannot be bound is the only part of a right one that may
+    /// not come to hold.
+    fn reload(&mut self) {
+        self.notifier.reloading();
+        let setup = match self.server().from_file {
+            true => self.read_again().map(Some),
+            false => Ok(None),
+        };
+        let done = match setup {
+            Ok(Some(setup)) => {
+                self.apply(setup);
+                "reloaded"
+            }
+            Ok(None) => "log files reopened",
+            Err(error) => {
+                self.log().error(format_args!("not reloaded: {error}"));
+                "the configuration stays as it was; log files reopened"
+            }
+        };
+        match (self.again.log)(&self.state.setup) {
+            Ok(log) => {
+                self.state.log = log;
+                self.log().notice(done);
+            }
+            Err(error) => self
+                .log()
+                .error(format_args!("the log stays where it was: {error}")),
+        }
+        self.notifier.ready();
+        self.status_changed = true;
+    }
+
+    fn read_again(&self) -> Result<Setup, Error> {
+        let setup = (self.again.setup)()?;
+        if self.own_listeners {
+            setup.services.check_addresses()?;
+        }
+        Ok(setup)
+    }
+
+    fn apply(&mut self, setup: Setup) {
+        if setup.server.pidfile != self.server().pidfile {
+            self.log()
+                .warning("the pid file's name changes only with a restart");
+        }
+        self.state.setup = setup;
+        if self.own_listeners {
+            let binds = &self.state.setup.server.binds;
+            Listener::rebind(&mut self.listeners, binds, &self.state.log);
+        }
+        if let Err(error) = self.prepare_listeners() {
+            self.log().error(error);
+        }
+    }
+
+    /// Ends the server.
+    fn finish(&mut self, how: Finish) {
+        self.listeners.clear();
+        let live = self.sessions.live();
+        match how {
+            Finish::EndSessions => {
+                self.log()
+                    .notice(format_args!("asked to end, with {live} live"));
+                self.end_sessions();
+            }
+            Finish::AwaitSessions => {
+                self.log()
+                    .notice(format_args!("asked to end when the {live} live have ended"));
+                while !self.sessions.is_empty() {
+                    match wait::poll(&mut [], None) {
+                        Ok(_) | Err(Errno::EINTR) => {}
+                        Err(_) => break,
+                    }
+                    self.reap(Reason::InternalError);
+                    if wait::ENDING.into_iter().any(sys::take_signal) {
+                        return self.end_sessions();
+                    }
+                    if sys::take_signal(Signal::SIGUSR1) {
+                        self.sessions.dump(self.log());
+                    }
+                }
+            }
+        }
+    }
+
+    /// Ends every session: when asked once more, at once.
+    fn end_sessions(&mut self) {
+        self.sessions.signal_all(Signal::SIGTERM);
+        let deadline = Instant::now() + GRACE;
+        while !self.sessions.is_empty() {
+            match wait::poll(&mut [], Some(deadline)) {
+                Err(Errno::EINTR) => {}
+                Ok(_) | Err(_) => break,
+            }
+            self.reap(Reason::Terminated);
+            if wait::ENDING.into_iter().any(sys::take_signal) {
+                break;
+            }
+        }
+        self.sessions.signal_all(Signal::SIGKILL);
+        self.sessions.close_all(Reason::Terminated, &self.state.log);
+    }
+
+    /// Logs trouble that may come with every client, but not with every client.
+    fn complain(&mut self, trouble: fmt::Arguments) {
+        let now = Instant::now();
+        if now >= self.next_complaint {
+            self.next_complaint = now + AT_MOST_EVERY;
+            self.log().error(trouble);
+        }
+    }
+}

@@ -1,0 +1,186 @@
+//! The sessions that are going on, and what is known of those that were.
+
+use std::collections::HashMap;
+use std::os::unix::process::ExitStatusExt;
+use std::process::ExitStatus;
+use std::rc::Rc;
+use std::time::Instant;
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use crate::gate::{Counted, Sources};
+use crate::log::{Log, escape_word};
+use crate::reason::Reason;
+use crate::service::Service;
+use crate::session::{Ended, Journal};
+use crate::source::{Client, Endpoint};
+
+/// A session that is going on in a child process.
+pub(super) struct Session {
+    serial: u64,
+    client: Endpoint,
+    local: Endpoint,
+    service: Rc<Service>,
+    counted: Option<Counted>,
+    started: Instant,
+}
+
+impl Session {
+    pub(super) fn new(client: &Client, service: &Rc<Service>, counted: Option<Counted>) -> Session {
+        Session {
+            serial: client.session(),
+            client: client.address,
+            local: client.local,
+            service: Rc::clone(service),
+            counted,
+            started: Instant::now(),
+        }
+    }
+
+    /// Writes its closed line for it.
+    fn close(&self, reason: Reason, signal: Option<String>, log: &Log) {
+        let log = log.under(self.service.log_name.as_deref());
+        let journal = Journal::resumed(self.serial, self.client, self.local, self.started, &log);
+        journal.close(Ended {
+            signal,
+            ..Ended::before_action(reason)
+        });
+    }
+}
+
+/// A signal's name, or the number of one that has none.
+fn name_of(signal: i32) -> String {
+    Signal::try_from(signal).map_or_else(|_| signal.to_string(), |signal| signal.to_string())
+}
+
+/// The sessions of a server.
+pub(super) struct Sessions {
+    running: HashMap<Pid, Session>,
+    sources: Sources,
+    /// The number of the last session.
+    serial: u64,
+    refused: u64,
+    /// When a session last began or ended.
+    last_change: Instant,
+}
+
+impl Default for Sessions {
+    fn default() -> Sessions {
+        Sessions {
+            running: HashMap::new(),
+            sources: Sources::default(),
+            serial: 0,
+            refused: 0,
+            last_change: Instant::now(),
+        }
+    }
+}
+
+impl Sessions {
+    pub(super) fn live(&self) -> usize {
+        self.running.len()
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.running.is_empty()
+    }
+
+    pub(super) fn last_change(&self) -> Instant {
+        self.last_change
+    }
+
+    /// A number for the next client.
+    pub(super) fn next_serial(&mut self) -> u64 {
+        self.serial + 1
+    }
+
+    /// Counts a client among those of its address; says why it is one too many.
+    pub(super) fn count(
+        &mut self,
+        service: &Service,
+        client: &Endpoint,
+    ) -> Result<Option<Counted>, Reason> {
+        self.sources
+            .begin(&service.label, client, &service.limits, Instant::now())
+    }
+
+    /// Notes that the client of the next number is not served.
+    pub(super) fn count_refused(&mut self) {
+        self.serial += 1;
+        self.refused += 1;
+    }
+
+    pub(super) fn begin(&mut self, child: Pid, session: Session) {
+        self.serial = session.serial;
+        self.last_change = Instant::now();
+        self.running.insert(child, session);
+    }
+
+    /// Closes a session for which there is no process.
+    pub(super) fn give_up(&mut self, session: &Session, log: &Log) {
+        self.count_refused();
+        if let Some(counted) = &session.counted {
+            self.sources.end(counted);
+        }
+        session.close(Reason::InternalError, None, log);
+    }
+
+    /// Notes a child's end. One that was killed has its closed line written for it, with this
+    /// reason.
+    pub(super) fn end(&mut self, child: Pid, status: ExitStatus, reason: Reason, log: &Log) {
+        // Not ours is only what a program before us left behind in this process.
+        let Some(session) = self.running.remove(&child) else {
+            return;
+        };
+        self.last_change = Instant::now();
+        if let Some(counted) = &session.counted {
+            self.sources.end(counted);
+        }
+        if let Some(signal) = status.signal() {
+            session.close(reason, Some(name_of(signal)), log);
+        }
+    }
+
+    pub(super) fn signal_all(&self, signal: Signal) {
+        for &session in self.running.keys() {
+            // It may have ended; until it is reaped its number is not given to another.
+            let _ = kill(session, signal);
+        }
+    }
+
+    /// Writes the closed lines of sessions that were given no time to do so.
+    pub(super) fn close_all(&mut self, reason: Reason, log: &Log) {
+        for (_, session) in self.running.drain() {
+            session.close(reason, Some(name_of(Signal::SIGKILL as i32)), log);
+        }
+    }
+
+    /// What the service manager shows.
+    pub(super) fn summary(&self) -> String {
+        format!("{} live, {} in total", self.live(), self.serial)
+    }
+
+    /// Logs every session, and the totals.
+    pub(super) fn dump(&self, log: &Log) {
+        let mut sessions: Vec<&Session> = self.running.values().collect();
+        sessions.sort_by_key(|session| session.serial);
+        for session in sessions {
+            let server = session.service.server_line(session.local.port());
+            log.notice(format_args!(
+                "session {} live: client={} local={} server={} age={:.3}s",
+                session.serial,
+                session.client,
+                session.local,
+                escape_word(server.as_encoded_bytes()),
+                session.started.elapsed().as_secs_f64()
+            ));
+        }
+        log.notice(format_args!(
+            "sessions: live={} total={} refused={}",
+            self.live(),
+            self.serial,
+            self.refused
+        ));
+    }
+}

@@ -1,0 +1,403 @@
+//! Whom connections are forwarded to: from a name to a connected socket (RFC 8305).
+//!
+//! Names are looked up anew for every session. An upstream's addresses are tried a little apart,
+//! the first to connect wins; when none does, the next upstream's turn comes.
+
+mod race;
+
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::os::fd::{BorrowedFd, OwnedFd};
+use std::path::PathBuf;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::sys::socket::UnixAddr;
+
+use crate::error::describe;
+use crate::log::{brief, escape_word};
+use crate::lookup::{self, NoAnswer};
+use crate::reason::Reason;
+use crate::value::{self, Complaint};
+use crate::wait::{self, Woken};
+use race::{Race, connect_unix, interleaved};
+
+/// Before upstreams that refuse are tried again, where that was asked for.
+const RETRY_DELAY: Duration = Duration::from_millis(100);
+
+/// Whom a connection can be forwarded to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Upstream {
+    /// A host; without a port, the one the client connected to.
+    Host {
+        /// A name or an address.
+        host: String,
+        /// The TCP port, 1 to 65535.
+        port: Option<u16>,
+    },
+    /// A unix-domain stream socket.
+    Unix(PathBuf),
+}
+
+impl Upstream {
+    /// Parses `host`, `host:port`, `[v6]:port`, a bare IPv6 address or `unix:/path`.
+    pub fn parse(text: &str) -> Result<Upstream, Complaint> {
+        if let Some(path) = text.strip_prefix("unix:") {
+            return match UnixAddr::new(path) {
+                Ok(_) if path.starts_with('/') => Ok(Upstream::Unix(PathBuf::from(path))),
+                Ok(_) => Err(format!(
+                    "'{}' needs an absolute path, as in unix:/run/name.sock",
+                    brief(text)
+                )),
+                Err(_) => Err(format!(
+                    "'{}' has a path too long for a socket",
+                    brief(text)
+                )),
+            };
+        }
+        let (host, port) = match text.strip_prefix('[') {
+            Some(rest) => match rest.split_once(']') {
+                Some((host, "")) if is_ipv6(host) => (host, None),
+                Some((host, port)) if is_ipv6(host) && port.starts_with(':') => {
+                    (host, Some(&port[1..]))
+                }
+                _ => {
+                    return Err(format!(
+                        "'{}' is not an IPv6 address: write [v6]:port",
+                        brief(text)
+                    ));
+                }
+            },
+            None if is_ipv6(text) => (text, None),
+            None => match text.split_once(':') {
+                Some((host, port)) => (host, Some(port)),
+                None => (text, None),
+            },
+        };
+        if host.is_empty()
+            || host.starts_with('-')
+            || host.contains(|c: char| c.is_whitespace() || c.is_control() || c == '/')
+        {
+            return Err(format!(
+                "'{}' is not a server: write host[:port], [v6]:port, unix:/path, \
+                 or a program's path that begins with / or .",
+                brief(text)
+            ));
+        }
+        Ok(Upstream::Host {
+            host: host.to_owned(),
+            port: port.map(value::port).transpose()?,
+        })
+    }
+
+    /// Its name in the log and for programs, with the port that a missing one stands for.
+    pub fn name(&self, default_port: Option<u16>) -> String {
+        match self {
+            Upstream::Host { host, port } => match (port.or(default_port), host.contains(':')) {
+                (Some(port), true) => format!("[{host}]:{port}"),
+                (Some(port), false) => format!("{host}:{port}"),
+                (None, _) => host.clone(),
+            },
+            Upstream::Unix(path) => format!("unix:{}", path.display()),
+        }
+    }
+}
+
+/// Whether text is an IPv6 address, with a zone (`%eth0`) or without.
+fn is_ipv6(text: &str) -> bool {
+    let (address, zone) = text.split_once('%').unwrap_or((text, "0"));
+    !zone.is_empty() && address.parse::<Ipv6Addr>().is_ok()
+}
+
+/// The way to an upstream.
+#[derive(Debug)]
+pub struct Route {
+    /// Whom to try, in order; at least one.
+    pub upstreams: Vec<Upstream>,
+    /// How long each may take, name lookup included.
+    pub connect_timeout: Duration,
+    /// How long to go on trying when one refuses: its server may be about to start.
+    pub connect_retry: Duration,
+    /// Our own address towards them.
+    pub source: Option<IpAddr>,
+}
+
+/// A connection to an upstream. The socket does not block.
+pub struct Connected {
+    /// The socket.
+    pub socket: OwnedFd,
+    /// Whom it leads to.
+    pub name: String,
+}
+
+/// No upstream could be reached.
+#[derive(Debug)]
+pub struct Unreachable {
+    /// Why not the last one that was tried.
+    pub reason: Reason,
+    /// Its name.
+    pub name: String,
+}
+
+/// How a round of attempts at every upstream has failed.
+enum Round {
+    /// For good.
+    Over(Unreachable),
+    /// In a way that another round may not.
+    MaybeStarting(Unreachable),
+}
+
+/// One attempt's failure: the reason, and the sentence for the log.
+struct Failed {
+    reason: Reason,
+    detail: String,
+    errno: Option<Errno>,
+}
+
+impl Failed {
+    fn new(reason: Reason, detail: impl Into<String>) -> Failed {
+        Failed {
+            reason,
+            detail: detail.into(),
+            errno: None,
+        }
+    }
+
+    fn at(what: &str, errno: Errno) -> Failed {
+        let reason = match errno {
+            Errno::ECONNREFUSED => Reason::ConnectRefused,
+            Errno::ECONNRESET => Reason::ServerReset,
+            Errno::ETIMEDOUT => Reason::ConnectTimeout,
+            _ => Reason::ConnectFailed,
+        };
+        Failed {
+            reason,
+            detail: format!("{what}: {}", describe(errno)),
+            errno: Some(errno),
+        }
+    }
+
+    /// Whether trying another upstream is of no use.
+    fn is_final(&self) -> bool {
+        matches!(
+            self.reason,
+            Reason::ClientReset | Reason::ServerReset | Reason::Terminated
+        )
+    }
+
+    /// Whether this is how an upstream looks whose server is about to start: it refuses, or its
+    /// unix-domain socket is not there yet.
+    fn may_be_starting(&self, upstream: &Upstream) -> bool {
+        match upstream {
+            Upstream::Host { .. } => self.errno == Some(Errno::ECONNREFUSED),
+            Upstream::Unix(_) => {
+                matches!(self.errno, Some(Errno::ECONNREFUSED | Errno::ENOENT))
+            }
+        }
+    }
+}
+
+impl Route {
+    /// Connects to the first upstream that can be reached. Each failure is told to `report`.
+    /// `default_port` is the port that the client connected to. While this waits, `client` is
+    /// watched: when it breaks off, there is nobody left to connect for. It all has to be done by
+    /// `ends_at`.
+    pub fn connect(
+        &self,
+        client: BorrowedFd,
+        default_port: Option<u16>,
+        ends_at: Option<Instant>,
+        mut report: impl FnMut(&str),
+    ) -> Result<Connected, Unreachable> {
+        let retry_until = Instant::now() + self.connect_retry;
+        let mut round = self.try_each(client, default_port, ends_at, &mut report);
+        loop {
+            let mut last = match round {
+                Ok(connected) => return Ok(connected),
+                Err(Round::Over(last)) => return Err(last),
+                Err(Round::MaybeStarting(last)) if Instant::now() >= retry_until => {
+                    return Err(last);
+                }
+                Err(Round::MaybeStarting(last)) => last,
+            };
+            if let Err(reason) = pause(client, retry_until) {
+                last.reason = reason;
+                return Err(last);
+            }
+            // That the same goes on happening is told by the end.
+            round = self.try_each(client, default_port, ends_at, &mut |_: &str| {});
+        }
+    }
+
+    /// Tries every upstream once, until one connects.
+    fn try_each(
+        &self,
+        client: BorrowedFd,
+        default_port: Option<u16>,
+        ends_at: Option<Instant>,
+        report: &mut dyn FnMut(&str),
+    ) -> Result<Connected, Round> {
+        let mut maybe_starting = false;
+        let mut last = Unreachable {
+            reason: Reason::ConnectFailed,
+            name: "-".to_owned(),
+        };
+        for upstream in &self.upstreams {
+            let name = upstream.name(default_port);
+            let deadline = Instant::now() + self.connect_timeout;
+            let deadline = ends_at.map_or(deadline, |ends_at| ends_at.min(deadline));
+            let failed = match self.reach(upstream, default_port, deadline, client) {
+                Ok(socket) => return Ok(Connected { socket, name }),
+                Err(failed) => failed,
+            };
+            report(&format!("{}: {}", escape_word(&name), failed.detail));
+            maybe_starting |= failed.may_be_starting(upstream);
+            let is_over = failed.is_final();
+            last = Unreachable {
+                reason: failed.reason,
+                name,
+            };
+            if is_over {
+                return Err(Round::Over(last));
+            }
+            if ends_at.is_some_and(|ends_at| ends_at <= Instant::now()) {
+                last.reason = Reason::MaxDuration;
+                return Err(Round::Over(last));
+            }
+        }
+        Err(match maybe_starting {
+            true => Round::MaybeStarting(last),
+            false => Round::Over(last),
+        })
+    }
+
+    fn reach(
+        &self,
+        upstream: &Upstream,
+        default_port: Option<u16>,
+        deadline: Instant,
+        client: BorrowedFd,
+    ) -> Result<OwnedFd, Failed> {
+        match upstream {
+            Upstream::Unix(path) => connect_unix(path, deadline, client),
+            Upstream::Host { host, port } => {
+                let port = port.or(default_port).ok_or_else(|| {
+                    let detail = "no port is given, and the client's connection has none";
+                    Failed::new(Reason::ConnectFailed, detail)
+                })?;
+                let mut addresses = match host.parse::<IpAddr>() {
+                    Ok(address) => vec![SocketAddr::new(address, port)],
+                    Err(_) => lookup::addresses(host, port, deadline, client).map_err(unknown)?,
+                };
+                if let Some(source) = self.source {
+                    addresses.retain(|address| address.is_ipv4() == source.is_ipv4());
+                }
+                let addresses = interleaved(addresses);
+                if addresses.is_empty() {
+                    let detail = "it has no address of the source address's family";
+                    return Err(Failed::new(Reason::ConnectFailed, detail));
+                }
+                Race::new(addresses, self.source).run(deadline, client)
+            }
+        }
+    }
+}
+
+fn unknown(no_answer: NoAnswer) -> Failed {
+    match no_answer {
+        NoAnswer::Late => late(),
+        NoAnswer::ClientReset => client_reset(),
+        NoAnswer::Terminated => terminated(),
+        NoAnswer::Unknown(error) => Failed::new(Reason::NameNotFound, error),
+        NoAnswer::System(errno) => Failed::new(Reason::ConnectFailed, describe(errno)),
+    }
+}
+
+fn late() -> Failed {
+    Failed::new(Reason::ConnectTimeout, "no answer in time")
+}
+
+fn client_reset() -> Failed {
+    Failed::new(Reason::ClientReset, "the client has gone meanwhile")
+}
+
+fn terminated() -> Failed {
+    Failed::new(Reason::Terminated, "asked to end meanwhile")
+}
+
+/// Waits before upstreams are tried again; says why not to try if the client or somebody else
+/// wants no more.
+fn pause(client: BorrowedFd, retry_until: Instant) -> Result<(), Reason> {
+    let until = retry_until.min(Instant::now() + RETRY_DELAY);
+    let mut set = [wait::failures_of(client)];
+    match wait::wait(&mut set, Some(until)) {
+        Ok(Woken::Deadline) => Ok(()),
+        Ok(Woken::Terminated) => Err(Reason::Terminated),
+        Ok(Woken::Ready) if wait::is_broken(&set[0]) => Err(Reason::ClientReset),
+        // A unix-domain client that has closed would be reported at once, again and again.
+        Ok(Woken::Ready) => {
+            thread::sleep(until.saturating_duration_since(Instant::now()));
+            Ok(())
+        }
+        Err(_) => Err(Reason::InternalError),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn host(host: &str, port: Option<u16>) -> Result<Upstream, Complaint> {
+        Ok(Upstream::Host {
+            host: host.to_owned(),
+            port,
+        })
+    }
+
+    #[test]
+    fn upstreams_are_read_in_every_form() {
+        assert_eq!(Upstream::parse("mail.example"), host("mail.example", None));
+        assert_eq!(
+            Upstream::parse("mail.example:25"),
+            host("mail.example", Some(25))
+        );
+        assert_eq!(Upstream::parse("192.0.2.1:25"), host("192.0.2.1", Some(25)));
+        assert_eq!(Upstream::parse("[::1]:25"), host("::1", Some(25)));
+        assert_eq!(Upstream::parse("[::1]"), host("::1", None));
+        assert_eq!(Upstream::parse("2001:db8::1"), host("2001:db8::1", None));
+        assert_eq!(Upstream::parse("fe80::1%eth0"), host("fe80::1%eth0", None));
+        assert_eq!(
+            Upstream::parse("unix:/a b"),
+            Ok(Upstream::Unix("/a b".into()))
+        );
+        let long = format!("unix:/{}", "x".repeat(200));
+        for text in [
+            "",
+            ":25",
+            "host:",
+            "host:0",
+            "host:65536",
+            "host:-1",
+            "[::1",
+            "[host]:25",
+            "[::1]25",
+            "unix:",
+            "unix:relative",
+            "a b:25",
+            "host:25:26",
+            "ho/st",
+            &long,
+        ] {
+            assert!(Upstream::parse(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn names_have_the_port_that_a_missing_one_stands_for() {
+        let name = |text, port| Upstream::parse(text).unwrap().name(port);
+        assert_eq!(name("host", Some(25)), "host:25");
+        assert_eq!(name("host:26", Some(25)), "host:26");
+        assert_eq!(name("::1", Some(25)), "[::1]:25");
+        assert_eq!(name("unix:/s", Some(25)), "unix:/s");
+    }
+}

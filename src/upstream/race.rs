@@ -1,0 +1,265 @@
+//! The attempts themselves: several addresses at once, a little apart (RFC 8305 §4, §5), or one
+//! unix-domain socket.
+
+use std::collections::VecDeque;
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::path::PathBuf;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags};
+use nix::sys::socket::sockopt::IpBindAddressNoPort;
+use nix::sys::socket::{
+    AddressFamily, MsgFlags, SockFlag, SockType, SockaddrLike, SockaddrStorage, UnixAddr, bind,
+    connect, getpeername, getsockname, recv, setsockopt, socket,
+};
+
+use super::{Failed, client_reset, late, terminated};
+use crate::relay;
+use crate::sys;
+use crate::wait::{self, Woken};
+
+/// Between one attempt and the next: the "Connection Attempt Delay" of RFC 8305 §8.
+const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
+
+/// Before a unix-domain listener whose backlog is full is tried again; connect(2) does not wait
+/// for it on a socket that does not block.
+const UNIX_RETRY_DELAY: Duration = Duration::from_millis(10);
+
+/// Addresses with the families taking turns, beginning with the first one's (RFC 8305 §4).
+pub(super) fn interleaved(addresses: Vec<SocketAddr>) -> VecDeque<SocketAddr> {
+    let Some(first) = addresses.first() else {
+        return VecDeque::new();
+    };
+    let first_is_v4 = first.is_ipv4();
+    let (preferred, other): (Vec<_>, Vec<_>) = addresses
+        .into_iter()
+        .partition(|address| address.is_ipv4() == first_is_v4);
+    let mut other = other.into_iter();
+    let mut ordered = VecDeque::new();
+    for address in preferred {
+        ordered.push_back(address);
+        ordered.extend(other.next());
+    }
+    ordered.extend(other);
+    ordered
+}
+
+/// Attempts at several addresses of one upstream, of which the first to connect wins.
+pub(super) struct Race {
+    untried: VecDeque<SocketAddr>,
+    running: Vec<(SocketAddr, OwnedFd)>,
+    source: Option<IpAddr>,
+    last: Failed,
+}
+
+/// What has come of beginning an attempt.
+enum Started {
+    Connected(OwnedFd),
+    Running,
+    Failed,
+    /// No address was left to try.
+    Nothing,
+}
+
+impl Race {
+    pub(super) fn new(addresses: VecDeque<SocketAddr>, source: Option<IpAddr>) -> Race {
+        Race {
+            untried: addresses,
+            running: Vec::new(),
+            source,
+            last: late(),
+        }
+    }
+
+    pub(super) fn run(mut self, deadline: Instant, client: BorrowedFd) -> Result<OwnedFd, Failed> {
+        let mut watched_client = Some(client);
+        let mut next_attempt = Instant::now();
+        loop {
+            if Instant::now() >= next_attempt || self.running.is_empty() {
+                match self.start_next() {
+                    Started::Connected(socket) => return Ok(socket),
+                    Started::Running => next_attempt = Instant::now() + ATTEMPT_DELAY,
+                    // RFC 8305 §5: after a failure the next attempt need not wait.
+                    Started::Failed => continue,
+                    Started::Nothing => {}
+                }
+            }
+            if self.running.is_empty() {
+                return Err(self.last);
+            }
+            let until = match self.untried.is_empty() {
+                true => deadline,
+                false => deadline.min(next_attempt),
+            };
+            let mut set: Vec<PollFd> = self
+                .running
+                .iter()
+                .map(|(_, socket)| PollFd::new(socket.as_fd(), PollFlags::POLLOUT))
+                .collect();
+            set.extend(watched_client.map(wait::failures_of));
+            let woken = wait::wait(&mut set, Some(until));
+            match woken.map_err(|errno| Failed::at("poll", errno))? {
+                Woken::Terminated => return Err(terminated()),
+                Woken::Deadline if Instant::now() >= deadline => return Err(late()),
+                Woken::Deadline => continue,
+                Woken::Ready => {}
+            }
+            let client_state = set
+                .get(self.running.len())
+                .map(|client| (wait::is_broken(client), client.any().unwrap_or(true)));
+            let decided = set[..self.running.len()]
+                .iter()
+                .position(|polled| polled.any().unwrap_or(true));
+            if let Some(index) = decided {
+                let (address, socket) = self.running.swap_remove(index);
+                match outcome(&socket) {
+                    Ok(()) => return Ok(socket),
+                    Err(errno) => {
+                        self.note(address, errno);
+                        if self.last.is_final() {
+                            return Err(self.last);
+                        }
+                        // RFC 8305 §5: after a failure the next attempt need not wait.
+                        next_attempt = Instant::now();
+                    }
+                }
+            }
+            match client_state {
+                Some((true, _)) => {
+                    self.abort();
+                    return Err(client_reset());
+                }
+                // Closed, not reset: what it sent is still to be delivered. poll(2) would report
+                // it for ever.
+                Some((false, true)) => watched_client = None,
+                Some((false, false)) | None => {}
+            }
+        }
+    }
+
+    /// Begins the next attempt.
+    fn start_next(&mut self) -> Started {
+        let Some(address) = self.untried.pop_front() else {
+            return Started::Nothing;
+        };
+        match start_connecting(address, self.source) {
+            Ok((socket, true)) => Started::Connected(socket),
+            Ok((socket, false)) => {
+                self.running.push((address, socket));
+                Started::Running
+            }
+            Err(errno) => {
+                self.note(address, errno);
+                Started::Failed
+            }
+        }
+    }
+
+    /// Gives the attempts up so that an upstream that has already accepted one sees a reset: an
+    /// end of input would look as if the client had had nothing to say.
+    fn abort(&self) {
+        for (_, socket) in &self.running {
+            // Fails only where there is no connection, and so nobody to tell.
+            let _ = sys::abort_connection(socket.as_fd());
+        }
+    }
+
+    fn note(&mut self, address: SocketAddr, errno: Errno) {
+        self.last = Failed::at(&format!("connect to {address}"), errno);
+    }
+}
+
+/// A socket that is connecting, and whether it is connected already.
+fn start_connecting(address: SocketAddr, source: Option<IpAddr>) -> nix::Result<(OwnedFd, bool)> {
+    let family = match address {
+        SocketAddr::V4(_) => AddressFamily::Inet,
+        SocketAddr::V6(_) => AddressFamily::Inet6,
+    };
+    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    let socket = socket(family, SockType::Stream, flags, None)?;
+    relay::keep_urgent_data(socket.as_fd());
+    if let Some(source) = source {
+        // The port is chosen at connect, when the kernel knows the whole four-tuple (ip(7)).
+        setsockopt(&socket, IpBindAddressNoPort, &true)?;
+        bind(
+            socket.as_raw_fd(),
+            &SockaddrStorage::from(SocketAddr::new(source, 0)),
+        )?;
+    }
+    match connect(socket.as_raw_fd(), &SockaddrStorage::from(address)) {
+        Ok(()) => outcome(&socket).map(|()| (socket, true)),
+        Err(Errno::EINPROGRESS) => Ok((socket, false)),
+        Err(errno) => Err(errno),
+    }
+}
+
+/// Whether a socket that has become writable is connected. ECONNRESET says that it was, and that
+/// the upstream has broken off since without a word.
+///
+/// Asking with SO_ERROR would take away the error of a connection that was reset behind data, and
+/// the relay would then find an end of input there.
+fn outcome(socket: &OwnedFd) -> nix::Result<()> {
+    let flags = MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT;
+    match recv(socket.as_raw_fd(), &mut [0], flags) {
+        Ok(_) | Err(Errno::EAGAIN | Errno::EINTR) if is_connected_to_itself(socket) => {
+            Err(Errno::ECONNREFUSED)
+        }
+        Ok(_) | Err(Errno::EAGAIN | Errno::EINTR) => Ok(()),
+        Err(errno) => Err(errno),
+    }
+}
+
+/// Connecting to a local port in the ephemeral range, where nobody listens, can meet itself
+/// (RFC 9293 §3.5, simultaneous open): then our own bytes would be the reply.
+fn is_connected_to_itself(socket: &OwnedFd) -> bool {
+    let local = getsockname::<SockaddrStorage>(socket.as_raw_fd());
+    let peer = getpeername::<SockaddrStorage>(socket.as_raw_fd());
+    matches!((local, peer), (Ok(local), Ok(peer)) if local == peer)
+}
+
+pub(super) fn connect_unix(
+    path: &PathBuf,
+    deadline: Instant,
+    client: BorrowedFd,
+) -> Result<OwnedFd, Failed> {
+    let failed = |errno| Failed::at("connect", errno);
+    let address = UnixAddr::new(path).map_err(failed)?;
+    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    let socket = socket(AddressFamily::Unix, SockType::Stream, flags, None).map_err(failed)?;
+    loop {
+        match connect(socket.as_raw_fd(), &address as &dyn SockaddrLike) {
+            Ok(()) => return Ok(socket),
+            Err(Errno::EAGAIN) => {}
+            Err(errno) => return Err(failed(errno)),
+        }
+        let until = deadline.min(Instant::now() + UNIX_RETRY_DELAY);
+        let mut set = [wait::failures_of(client)];
+        let woken = wait::wait(&mut set, Some(until));
+        match woken.map_err(failed)? {
+            Woken::Terminated => return Err(terminated()),
+            Woken::Ready if wait::is_broken(&set[0]) => return Err(client_reset()),
+            Woken::Ready | Woken::Deadline if Instant::now() >= deadline => return Err(late()),
+            Woken::Ready => thread::sleep(UNIX_RETRY_DELAY),
+            Woken::Deadline => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn families_take_turns_beginning_with_the_preferred_one() {
+        let addresses = ["[::1]:1", "[::2]:1", "[::3]:1", "1.1.1.1:1"];
+        let parsed = addresses.iter().map(|text| text.parse().unwrap()).collect();
+        let ordered: Vec<String> = interleaved(parsed)
+            .iter()
+            .map(ToString::to_string)
+            .collect();
+        assert_eq!(ordered, ["[::1]:1", "1.1.1.1:1", "[::2]:1", "[::3]:1"]);
+    }
+}
