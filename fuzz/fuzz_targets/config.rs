@@ -1,0 +1,35 @@
+//! Any bytes are a configuration, or have problems; and what is printed is read as it was.
+//!
+//! Run with `cargo fuzz run -s none config` (cargo-fuzz).
+#![no_main]
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use libfuzzer_sys::fuzz_target;
+use tcpproxy::config::{self, Files};
+
+/// One file, which is what every include finds too.
+struct OneFile<'a>(&'a [u8]);
+
+impl Files for OneFile<'_> {
+    fn read(&self, _: &Path) -> io::Result<Vec<u8>> {
+        Ok(self.0.to_vec())
+    }
+
+    fn matching(&self, pattern: &str) -> Result<Vec<PathBuf>, String> {
+        Ok(vec![PathBuf::from(pattern)])
+    }
+}
+
+fuzz_target!(|bytes: &[u8]| {
+    match config::parse(Path::new("/fuzzed"), &OneFile(bytes)) {
+        Err(problems) => assert!(!problems.is_empty()),
+        Ok(parsed) => {
+            let printed = config::print(&parsed);
+            let again = config::parse(Path::new("/printed"), &OneFile(printed.as_bytes()));
+            let again = again.unwrap_or_else(|problems| panic!("{problems:?}\n{printed}"));
+            assert_eq!(config::print(&again), printed);
+        }
+    }
+});
