@@ -18,7 +18,7 @@
 //! | [`value`] | the values that settings take | services(5) |
 //! | [`setup`] | command line and file, merged | [`config`] |
 //! | [`service`] | what it means for a client; which service is whose | names of interfaces |
-//! | [`explain`] | what would happen to a client | nothing |
+//! | [`answer`], [`explain`] | what is printed instead of serving | standard output |
 //! | [`source`] | where connected sockets come from: handed over, or accepted | sockets |
 //! | [`supervisor`] | accept, count, fork, reap, reload, signals | processes; never a client's byte |
 //! | [`session`] | the order of the steps for one connection, and its journal | the rooms right of it |
@@ -38,6 +38,7 @@
 #![deny(unsafe_code)]
 
 pub mod access_log;
+pub mod answer;
 pub mod cli;
 pub mod config;
 pub mod error;
@@ -66,7 +67,6 @@ pub mod value;
 pub mod wait;
 
 use std::env;
-use std::io::{self, Write};
 
 use nix::sys::signal::Signal;
 
@@ -75,8 +75,7 @@ use error::{Error, Status};
 use gate::StateDir;
 use log::Log;
 use service::Service;
-use settings::{Explained, Shown};
-use setup::{Listening, Setup, Unusable};
+use setup::{Listening, Setup};
 use source::{Client, Source, Streams};
 use supervisor::{Again, State};
 use user::Ids;
@@ -100,20 +99,10 @@ pub fn main() -> Status {
 }
 
 fn run(line: &CommandLine, streams: Streams, log: &mut Log) -> Result<Status, Error> {
-    let written = &line.written;
-    if let Some(shown) = written.shown {
-        return show(shown, streams);
-    }
-    if written.check == Some(true) {
-        return check(line, streams, log);
-    }
-    if let Some(times) = written.list {
-        return list(line, times, streams);
+    if let Some(status) = answer::instead(line, streams, log)? {
+        return Ok(status);
     }
     let setup = Setup::new(line)?;
-    if let Some(asked) = &written.explain {
-        return explain(asked, &setup, streams);
-    }
     // A log or a transcript that reaches a limit on file sizes must not end the session.
     sys::ignore(Signal::SIGXFSZ).map_err(|errno| Error::system("signals", errno))?;
     *log = open_log(&setup, streams)?;
@@ -174,67 +163,4 @@ fn warn_of_ids(service: &Service, log: &Log) {
             service.ids
         ));
     }
-}
-
-/// Says `ok`, or everything that is wrong with the configuration.
-fn check(line: &CommandLine, streams: Streams, log: &Log) -> Result<Status, Error> {
-    match Setup::new(line) {
-        Ok(_) => print("ok\n", streams),
-        Err(Unusable::Error(error)) => Err(error),
-        Err(Unusable::Problems(problems)) => {
-            for problem in problems {
-                log.fatal(&Error::config(problem.to_string()));
-            }
-            Ok(Status::Config)
-        }
-    }
-}
-
-/// Lists the listeners, or the whole configuration.
-fn list(line: &CommandLine, times: usize, streams: Streams) -> Result<Status, Error> {
-    let config = setup::effective_config(line)?;
-    if times > 1 {
-        let text = match &line.server {
-            Some(server) if config.services.is_empty() => {
-                config::print_handed_over(&config.defaults, server)
-            }
-            _ => config::print(&config),
-        };
-        return print(&text, streams);
-    }
-    let place = |entry: &config::Entry| format!("{}:{}\n", entry.interface, entry.port);
-    print(
-        &config.services.iter().map(place).collect::<String>(),
-        streams,
-    )
-}
-
-fn explain(asked: &Explained, setup: &Setup, streams: Streams) -> Result<Status, Error> {
-    let explanation = explain::explain(asked, &setup.services);
-    print(&explanation.text, streams)?;
-    Ok(match explanation.admitted {
-        true => Status::Done,
-        false => Status::NotAdmitted,
-    })
-}
-
-/// Shows the usage or the version.
-fn show(shown: Shown, streams: Streams) -> Result<Status, Error> {
-    match shown {
-        Shown::Help => print(&settings::usage(), streams),
-        Shown::Version => print(
-            &format!("tcpproxy {}\n", env!("CARGO_PKG_VERSION")),
-            streams,
-        ),
-    }
-}
-
-/// Prints on standard output, unless a client is there.
-fn print(text: &str, streams: Streams) -> Result<Status, Error> {
-    if !streams.stdout_is_client {
-        io::stdout()
-            .write_all(text.as_bytes())
-            .map_err(|error| Error::io("standard output", &error))?;
-    }
-    Ok(Status::Done)
 }

@@ -116,16 +116,9 @@ impl Setup {
             (None, Some(false)) => Listening::Never,
             (None, None) => Listening::Otherwise,
         };
-        if asked && binds.is_empty() {
+        if asked && binds.is_empty() && line.server.is_some() {
             return Err(Unusable::Error(Error::usage(
-                match from_file && line.server.is_none() {
-                    true => {
-                        "option -s/--standalone: the configuration has no service to listen for"
-                    }
-                    false => {
-                        "option -s/--standalone: needs -b [interface:]port to say where to listen"
-                    }
-                },
+                "option -s/--standalone: needs -b [interface:]port to say where to listen",
             )));
         }
         Ok(Setup {

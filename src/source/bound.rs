@@ -207,8 +207,19 @@ fn planned(binds: &[Bind]) -> Result<Vec<(Planned, bool)>, Error> {
         .collect())
 }
 
+/// Fails if there is no place to listen at: the configuration file has defaults only.
+pub fn something_to_listen_for(binds: &[Bind]) -> Result<(), Error> {
+    match binds.is_empty() {
+        true => Err(Error::config(
+            "the configuration has no service to listen for: write port, and server or exec",
+        )),
+        false => Ok(()),
+    }
+}
+
 /// Binds everything and listens.
 pub(super) fn listen(binds: &[Bind], log: &Log) -> Result<Vec<Listener>, Error> {
+    something_to_listen_for(binds)?;
     let mut listeners = Vec::new();
     for (place, may_be_missing) in planned(binds)? {
         match listen_on(place) {

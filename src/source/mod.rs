@@ -21,7 +21,7 @@ use crate::setup::Listening;
 use crate::sys;
 
 use bound::Planned;
-pub use bound::{Bind, Interface};
+pub use bound::{Bind, Interface, something_to_listen_for};
 pub use inherited::Streams;
 
 /// What there is to serve.

@@ -19,7 +19,7 @@ use crate::reason::Reason;
 use crate::relay;
 use crate::session::{self, Ended, Journal};
 use crate::setup::{ServerSettings, Setup};
-use crate::source::{Client, Listener, Listeners};
+use crate::source::{self, Client, Listener, Listeners};
 use crate::sys;
 use crate::wait;
 use sessions::{Session, Sessions};
@@ -385,6 +385,7 @@ impl Supervisor<'_> {
     fn read_again(&self) -> Result<Setup, Error> {
         let setup = (self.again.setup)()?;
         if self.own_listeners {
+            source::something_to_listen_for(&setup.server.binds)?;
             setup.services.check_addresses()?;
         }
         Ok(setup)

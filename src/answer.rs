@@ -1,0 +1,94 @@
+//! What is printed instead of serving anything: help and version, `--check`, `-z`, `-zz` and
+//! `--explain`.
+
+use std::io::{self, Write};
+
+use crate::cli::CommandLine;
+use crate::config;
+use crate::error::{Error, Status};
+use crate::explain;
+use crate::log::Log;
+use crate::settings::{self, Explained, Shown};
+use crate::setup::{self, Setup, Unusable};
+use crate::source::Streams;
+
+/// Gives the answer that a command line asks for; `None` if it asks to serve.
+pub fn instead(line: &CommandLine, streams: Streams, log: &Log) -> Result<Option<Status>, Error> {
+    let written = &line.written;
+    if let Some(shown) = written.shown {
+        return show(shown, streams).map(Some);
+    }
+    if written.check == Some(true) {
+        return check(line, streams, log).map(Some);
+    }
+    if let Some(times) = written.list {
+        return list(line, times, streams).map(Some);
+    }
+    if let Some(asked) = &written.explain {
+        return explain(asked, &Setup::new(line)?, streams).map(Some);
+    }
+    Ok(None)
+}
+
+/// Says `ok`, or everything that is wrong with the configuration.
+fn check(line: &CommandLine, streams: Streams, log: &Log) -> Result<Status, Error> {
+    match Setup::new(line) {
+        Ok(_) => print("ok\n", streams),
+        Err(Unusable::Error(error)) => Err(error),
+        Err(Unusable::Problems(problems)) => {
+            for problem in problems {
+                log.fatal(&Error::config(problem.to_string()));
+            }
+            Ok(Status::Config)
+        }
+    }
+}
+
+/// Lists the listeners, or the whole configuration.
+fn list(line: &CommandLine, times: usize, streams: Streams) -> Result<Status, Error> {
+    let config = setup::effective_config(line)?;
+    if times > 1 {
+        let text = match &line.server {
+            Some(server) if config.services.is_empty() => {
+                config::print_handed_over(&config.defaults, server)
+            }
+            _ => config::print(&config),
+        };
+        return print(&text, streams);
+    }
+    let place = |entry: &config::Entry| format!("{}:{}\n", entry.interface, entry.port);
+    print(
+        &config.services.iter().map(place).collect::<String>(),
+        streams,
+    )
+}
+
+fn explain(asked: &Explained, setup: &Setup, streams: Streams) -> Result<Status, Error> {
+    let explanation = explain::explain(asked, &setup.services);
+    print(&explanation.text, streams)?;
+    Ok(match explanation.admitted {
+        true => Status::Done,
+        false => Status::NotAdmitted,
+    })
+}
+
+/// Shows the usage or the version.
+fn show(shown: Shown, streams: Streams) -> Result<Status, Error> {
+    match shown {
+        Shown::Help => print(&settings::usage(), streams),
+        Shown::Version => print(
+            &format!("tcpproxy {}\n", env!("CARGO_PKG_VERSION")),
+            streams,
+        ),
+    }
+}
+
+/// Prints on standard output, unless a client is there.
+fn print(text: &str, streams: Streams) -> Result<Status, Error> {
+    if !streams.stdout_is_client {
+        io::stdout()
+            .write_all(text.as_bytes())
+            .map_err(|error| Error::io("standard output", &error))?;
+    }
+    Ok(Status::Done)
+}
