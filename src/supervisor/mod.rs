@@ -209,10 +209,10 @@ impl Supervisor<'_> {
                     let listener = self.listeners.swap_remove(index);
                     let line = format_args!("lost the listener of {}", listener.local);
                     self.log().error(line);
+                    if self.listeners.is_empty() {
+                        return Err(Error::new(Status::System, "no listener is left"));
+                    }
                 }
-            }
-            if self.listeners.is_empty() {
-                return Err(Error::new(Status::System, "no listener is left"));
             }
         }
     }
