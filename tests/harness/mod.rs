@@ -6,6 +6,7 @@
     reason = "every test file uses a part of this"
 )]
 
+pub mod configured;
 pub mod narrow;
 pub mod peers;
 pub mod private;
