@@ -420,7 +420,8 @@ impl Supervisor<'_> {
                 self.log()
                     .notice(format_args!("asked to end when the {live} live have ended"));
                 while !self.sessions.is_empty() {
-                    match wait::poll(&mut [], None) {
+                    let status_at = self.tell_status(Instant::now());
+                    match wait::poll(&mut [], status_at) {
                         Ok(_) | Err(Errno::EINTR) => {}
                         Err(_) => break,
                     }
