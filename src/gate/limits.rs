@@ -65,6 +65,12 @@ impl Rate {
         self.interval().saturating_mul(self.burst)
     }
 
+    /// A bucket's level as it can be: none is emptier than its size, although the clock may have
+    /// been put back since it was noted, or the rate may have been another.
+    pub fn at_most_empty(&self, full_at: Duration, now: Duration) -> Duration {
+        full_at.min(now.saturating_add(self.longest()))
+    }
+
     /// Takes a token from a bucket, in which the level is told by when it will be full again
     /// (`full_at`, counted from any moment that `now` is counted from). Returns the new time, or
     /// nothing if there is no token.
@@ -170,6 +176,7 @@ impl Sources {
             return Err(Reason::TooManyFromClient);
         }
         if let Some(rate) = limits.rate {
+            known.full_at = rate.at_most_empty(known.full_at, now);
             known.full_at = rate
                 .take(known.full_at, now)
                 .ok_or(Reason::TooFastFromClient)?;

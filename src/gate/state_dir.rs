@@ -110,10 +110,18 @@ impl StateDir {
             return Ok(Err(Reason::TooManyFromClient));
         }
         if let Some(rate) = limits.rate {
-            // The clock may have been put back: a bucket is never emptier than its size.
-            match rate.take(state.full_at.min(now() + rate.longest()), now()) {
+            let now = now();
+            let level = rate.at_most_empty(state.full_at, now);
+            match rate.take(level, now) {
                 Some(full_at) => state.full_at = full_at,
-                None => return Ok(Err(Reason::TooFastFromClient)),
+                None => {
+                    // Or it would be full no sooner than the time that is wrong.
+                    if level != state.full_at {
+                        state.full_at = level;
+                        state.write(&file)?;
+                    }
+                    return Ok(Err(Reason::TooFastFromClient));
+                }
             }
         }
         let this = Process::of(process::id()).ok_or(io::ErrorKind::NotFound)?;
