@@ -310,6 +310,19 @@ fn a_reload_changes_the_limits_and_remembers_the_sessions() {
 }
 
 #[test]
+fn a_reload_with_another_rate_does_not_leave_a_client_to_the_old_one() {
+    let port = free_port();
+    let forward = format!("port {port}\ninterface 127.0.0.1\nserver {}\n", echo());
+    let mut server = Configured::start(&format!("rate 1/1h\n{forward}"), &[]);
+    assert_echoes(&connect(port));
+    assert!(!is_served(&connect(port)));
+    server.change(&format!("rate 1/300ms\n{forward}"));
+    let start = Instant::now();
+    eventually("a token", || is_served(&connect(port)).then_some(()));
+    assert!(start.elapsed() < Duration::from_secs(3));
+}
+
+#[test]
 fn clients_of_a_unix_socket_are_not_counted_by_source() {
     use std::os::unix::net::{UnixListener, UnixStream};
     use std::process::{Command, Stdio};
