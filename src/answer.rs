@@ -64,7 +64,7 @@ fn list(line: &CommandLine, times: usize, streams: Streams) -> Result<Status, Er
 }
 
 fn explain(asked: &Explained, setup: &Setup, streams: Streams) -> Result<Status, Error> {
-    let explanation = explain::explain(asked, &setup.services);
+    let explanation = explain::explain(asked, &setup.services)?;
     print(&explanation.text, streams)?;
     Ok(match explanation.admitted {
         true => Status::Done,

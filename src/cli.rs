@@ -1,4 +1,5 @@
-//! The command line: arguments in, what was written out. Touches nothing but its input.
+//! The command line: arguments in, what was written out. Names of ports, users and groups are looked
+//! up, nothing else is touched.
 //!
 //! getopts(3)-style parsing is the getopts crate's; which options there are is
 //! [`crate::settings`]' business. Handler arguments need not be UTF-8, everything else must be.

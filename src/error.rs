@@ -7,6 +7,8 @@ use std::process::ExitCode;
 
 use nix::errno::Errno;
 
+use crate::place::Place;
+
 /// An exit status, after sysexits(3).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Status {
@@ -72,6 +74,22 @@ impl Error {
         Error {
             status,
             line: line.into(),
+        }
+    }
+
+    /// The same error, with what it means.
+    pub fn about(self, what: &str) -> Error {
+        Error {
+            line: format!("{what}: {}", self.line),
+            ..self
+        }
+    }
+
+    /// The same error, with the place that it is about.
+    pub fn at(self, place: &Place) -> Error {
+        Error {
+            line: format!("{place}: {}", self.line),
+            ..self
         }
     }
 

@@ -3,6 +3,7 @@
 use std::fmt::Write;
 use std::net::{IpAddr, SocketAddr};
 
+use crate::error::Error;
 use crate::gate::Verdict;
 use crate::log::brief;
 use crate::service::{Action, Service, Services};
@@ -78,25 +79,25 @@ pub struct Explanation {
 
 /// Explains what would happen to a client. Where it was not said what it reaches, every service is
 /// explained, and it has to be let in by all of them.
-pub fn explain(asked: &Explained, services: &Services) -> Explanation {
+pub fn explain(asked: &Explained, services: &Services) -> Result<Explanation, Error> {
     let chosen: Vec<&Service> = match (asked.local, asked.port) {
         (Some(local), Some(port)) => {
             let reached = Endpoint::Inet(SocketAddr::new(local.to_canonical(), port));
             services
-                .find(&reached)
+                .find(&reached)?
                 .into_iter()
                 .map(AsRef::as_ref)
                 .collect()
         }
-        (Some(local), None) => services.all_for(local),
+        (Some(local), None) => services.all_for(local)?,
         (None, Some(port)) => services.all_on(port),
         (None, None) => services.all().map(AsRef::as_ref).collect(),
     };
     if chosen.is_empty() {
-        return Explanation {
+        return Ok(Explanation {
             text: "service: none is configured for that address and port\n".to_owned(),
             admitted: false,
-        };
+        });
     }
     let mut explanation = Explanation {
         text: String::new(),
@@ -108,7 +109,7 @@ pub fn explain(asked: &Explained, services: &Services) -> Explanation {
         }
         explanation.admitted &= explain_one(asked, service, &mut explanation.text);
     }
-    explanation
+    Ok(explanation)
 }
 
 fn explain_one(asked: &Explained, service: &Service, text: &mut String) -> bool {
@@ -153,7 +154,11 @@ fn explain_one(asked: &Explained, service: &Service, text: &mut String) -> bool 
             false => format!("{} (started as root: {})", Ids::current(), service.ids),
         },
     );
-    let server = brief(service.server_line(asked.port).as_encoded_bytes());
+    let server = brief(
+        service
+            .server_line(asked.port.or(service.port))
+            .as_encoded_bytes(),
+    );
     match service.action {
         Action::Forward(_) => line("upstream", &server),
         Action::Exec(_) => line("handler", &server),

@@ -72,12 +72,11 @@ use nix::sys::signal::Signal;
 
 use cli::CommandLine;
 use error::{Error, Status};
-use gate::StateDir;
 use log::Log;
 use service::Service;
 use setup::{Listening, Setup};
 use source::{Client, Source, Streams};
-use supervisor::{Again, State};
+use supervisor::Again;
 use user::Ids;
 
 /// The whole program, from its arguments to the status it exits with.
@@ -107,19 +106,17 @@ fn run(line: &CommandLine, streams: Streams, log: &mut Log) -> Result<Status, Er
     sys::ignore(Signal::SIGXFSZ).map_err(|errno| Error::system("signals", errno))?;
     *log = open_log(&setup, streams)?;
     let server = &setup.server;
-    match source::find(server.listening, &server.binds, streams, log)? {
+    // Before listening, and where listeners were handed over; one connection needs fewer names.
+    let prepare = || setup.services.check_addresses();
+    match source::find(server.listening, &server.binds, prepare, streams, log)? {
         Source::Connection(client) => serve_one(client, &setup, log),
         Source::Gone => Ok(session::note_gone(log)),
         Source::Listeners(listeners) => {
-            if listeners.own {
-                setup.services.check_addresses()?;
-            }
-            let log = log.clone();
             let again = Again {
                 setup: &|| Ok(Setup::new(line)?),
                 log: &|setup| open_log(setup, streams),
             };
-            supervisor::run(listeners, State { setup, log }, again)
+            supervisor::run(listeners, setup, log, again)
         }
     }
 }
@@ -139,17 +136,14 @@ fn serve_one(client: Client, setup: &Setup, log: &Log) -> Result<Status, Error> 
     // What a server is told by these is not for those that serve one client.
     let deaf_to = [Signal::SIGHUP, Signal::SIGQUIT, Signal::SIGUSR1];
     sys::watch_signals(&wait::ENDING, &deaf_to).map_err(|errno| Error::system("signals", errno))?;
-    let Some(service) = setup.services.find(&client.local) else {
+    let Some(service) = setup.services.find(&client.local)? else {
         session::close_unserved(&client, log);
         let line = format!("no service is configured for {}", client.local);
         return Err(Error::config(line));
     };
-    let state = match &setup.server.state_dir {
-        Some(path) => Some(StateDir::open(path)?),
-        None => None,
-    };
+    let state_dir = setup.server.state_dir.as_deref();
     let log = log.under(service.log_name.as_deref());
-    Ok(session::serve(client, service, state.as_ref(), &log))
+    Ok(session::serve(client, service, state_dir, &log))
 }
 
 fn warn_of_ids(service: &Service, log: &Log) {

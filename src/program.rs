@@ -110,11 +110,6 @@ pub struct Environment {
     pub clear: bool,
 }
 
-impl Environment {
-    /// `PROXY_`.
-    pub const DEFAULT_PREFIX: &str = "PROXY_";
-}
-
 /// What programs are told of a connection, by the names of the variables without their prefix.
 pub struct Facts(Vec<(&'static str, String)>);
 

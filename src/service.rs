@@ -14,6 +14,7 @@ use nix::unistd::{Gid, Uid};
 use crate::config::{Entry, Server};
 use crate::error::Error;
 use crate::gate::{AccessProgram, Gate, Limits, Rules};
+use crate::place::Place;
 use crate::program::{Environment, Program};
 use crate::relay;
 use crate::settings::{Written, default};
@@ -26,6 +27,8 @@ use crate::user::Ids;
 pub struct Service {
     /// What it is called where services are told apart: `*:25`, or `-` for the only one.
     pub label: String,
+    /// The local port that it is for, if it is for one.
+    pub port: Option<u16>,
     /// How many sessions one client may have.
     pub limits: Limits,
     /// Who may pass.
@@ -65,8 +68,9 @@ pub struct Forward {
 }
 
 impl Service {
-    /// The service that `written` describes, defaults filled in.
-    pub fn new(label: String, written: Written, server: Server) -> Result<Service, Error> {
+    /// The service that `written` describes, defaults filled in; for a place of its own, or whatever
+    /// a client connected to.
+    pub fn new(bind: Option<&Bind>, written: Written, server: Server) -> Result<Service, Error> {
         let program = match written.acp {
             None => None,
             Some(words) => Some(AccessProgram {
@@ -96,7 +100,8 @@ impl Service {
             }),
         };
         Ok(Service {
-            label,
+            label: bind.map_or_else(|| "-".to_owned(), ToString::to_string),
+            port: bind.map(|bind| bind.port),
             limits: Limits {
                 max_per_source: written.max_per_source.flatten(),
                 rate: written.rate,
@@ -159,6 +164,7 @@ pub enum Services {
 
 /// A service, and the local side it is for.
 pub struct Placed {
+    place: Place,
     bind: Bind,
     service: Rc<Service>,
     /// The addresses that the interface stands for, once they had to be known.
@@ -170,15 +176,18 @@ impl Services {
     pub fn of(entries: Vec<Entry>, defaults: &Written) -> Result<Services, Error> {
         let place = |entry: Entry| {
             let Entry {
+                place,
                 interface,
                 port,
                 written,
                 server,
             } = entry;
-            let label = format!("{interface}:{port}");
+            let bind = Bind { interface, port };
+            let service = Service::new(Some(&bind), written.within(defaults), server)?;
             Ok(Placed {
-                bind: Bind { interface, port },
-                service: Rc::new(Service::new(label, written.within(defaults), server)?),
+                place,
+                bind,
+                service: Rc::new(service),
                 addresses: OnceCell::new(),
             })
         };
@@ -207,34 +216,23 @@ impl Services {
             .chain(placed.iter().map(|placed| &placed.service))
     }
 
-    /// Fails if two services are for the same address and port, which names may hide until they
-    /// are resolved.
+    /// Resolves the names of interfaces. Fails if one cannot be, or if two services turn out to be
+    /// for the same address and port.
     pub fn check_addresses(&self) -> Result<(), Error> {
         let Services::ByPlace(placed) = self else {
             return Ok(());
         };
         let mut taken = HashMap::new();
-        for Placed {
-            bind,
-            service,
-            addresses,
-        } in placed
-        {
-            let addresses = match addresses.get() {
-                Some(addresses) => addresses,
-                None => {
-                    let found = bind.interface.addresses()?;
-                    addresses.get_or_init(|| found)
-                }
-            };
-            for address in addresses
-                .iter()
-                .filter(|_| bind.interface != Interface::Any)
-            {
-                if let Some(other) = taken.insert((*address, bind.port), &service.label) {
+        for placed in placed {
+            if placed.bind.interface == Interface::Any {
+                continue;
+            }
+            for address in placed.addresses()? {
+                let key = (*address, placed.bind.port);
+                if let Some(earlier) = taken.insert(key, &placed.place) {
                     return Err(Error::config(format!(
-                        "{other} and {} are the same address and port",
-                        service.label
+                        "{}: {} is served already: at {earlier}",
+                        placed.place, placed.bind
                     )));
                 }
             }
@@ -254,40 +252,44 @@ impl Services {
     }
 
     /// Every service that a client of this local address can reach.
-    pub fn all_for(&self, local: IpAddr) -> Vec<&Service> {
+    pub fn all_for(&self, local: IpAddr) -> Result<Vec<&Service>, Error> {
         let local = local.to_canonical();
-        match self {
-            Services::One(service) => vec![service],
-            Services::ByPlace(placed) => placed
-                .iter()
-                .map(|placed| Endpoint::Inet((local, placed.bind.port).into()))
-                .zip(placed)
-                .filter(|(reached, placed)| {
-                    let found = self.find(reached);
-                    found.is_some_and(|found| Rc::ptr_eq(found, &placed.service))
-                })
-                .map(|(_, placed)| placed.service.as_ref())
-                .collect(),
+        let placed = match self {
+            Services::One(service) => return Ok(vec![service]),
+            Services::ByPlace(placed) => placed,
+        };
+        let mut reached = Vec::new();
+        for placed in placed {
+            let endpoint = Endpoint::Inet((local, placed.bind.port).into());
+            let found = self.find(&endpoint)?;
+            if found.is_some_and(|found| Rc::ptr_eq(found, &placed.service)) {
+                reached.push(placed.service.as_ref());
+            }
         }
+        Ok(reached)
     }
 
     /// The service for a client that has connected here: the narrower one wins. An interface's
-    /// name may have to be resolved.
-    pub fn find(&self, local: &Endpoint) -> Option<&Rc<Service>> {
+    /// name may have to be resolved. Where it cannot be, there is no telling.
+    pub fn find(&self, local: &Endpoint) -> Result<Option<&Rc<Service>>, Error> {
         let placed = match self {
-            Services::One(service) => return Some(service),
+            Services::One(service) => return Ok(Some(service)),
             Services::ByPlace(placed) => placed,
         };
         let Endpoint::Inet(local) = local else {
-            return None;
+            return Ok(None);
         };
-        let on_port = placed
+        let mut closest: Option<(Closeness, &Rc<Service>)> = None;
+        for placed in placed
             .iter()
-            .filter(|placed| placed.bind.port == local.port());
-        on_port
-            .filter_map(|placed| Some((placed.closeness(local.ip())?, &placed.service)))
-            .max_by_key(|(closeness, _)| *closeness)
-            .map(|(_, service)| service)
+            .filter(|placed| placed.bind.port == local.port())
+        {
+            let closeness = placed.closeness(local.ip())?;
+            if closeness > closest.map(|(closeness, _)| closeness) {
+                closest = closeness.map(|closeness| (closeness, &placed.service));
+            }
+        }
+        Ok(closest.map(|(_, service)| service))
     }
 }
 
@@ -305,8 +307,19 @@ enum Closeness {
 }
 
 impl Placed {
-    fn closeness(&self, local: IpAddr) -> Option<Closeness> {
-        match &self.bind.interface {
+    /// The addresses that the interface stands for.
+    fn addresses(&self) -> Result<&[IpAddr], Error> {
+        if let Some(addresses) = self.addresses.get() {
+            return Ok(addresses);
+        }
+        let found = self.bind.interface.addresses();
+        let found = found.map_err(|error| error.at(&self.place))?;
+        Ok(self.addresses.get_or_init(|| found))
+    }
+
+    /// How closely it is for a client of this address, if it is.
+    fn closeness(&self, local: IpAddr) -> Result<Option<Closeness>, Error> {
+        Ok(match &self.bind.interface {
             Interface::Any => Some(Closeness::Any),
             Interface::Address(address) if address.is_unspecified() => {
                 match (address.is_ipv4(), local.is_ipv4()) {
@@ -319,13 +332,10 @@ impl Placed {
                 (address.to_canonical() == local).then_some(Closeness::Address)
             }
             Interface::Named(_) => {
-                let resolve = || self.bind.interface.addresses().unwrap_or_default();
-                let addresses = self.addresses.get_or_init(resolve);
-                let is_one = addresses
-                    .iter()
-                    .any(|address| address.to_canonical() == local);
+                let mut addresses = self.addresses()?.iter();
+                let is_one = addresses.any(|address| address.to_canonical() == local);
                 is_one.then_some(Closeness::Address)
             }
-        }
+        })
     }
 }

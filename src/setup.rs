@@ -10,6 +10,7 @@ use crate::cli::CommandLine;
 use crate::config::{self, Config, Disk, Problem};
 use crate::error::Error;
 use crate::log;
+use crate::place::Place;
 use crate::service::{Service, Services};
 use crate::settings::{Written, default};
 use crate::source::Bind;
@@ -99,7 +100,7 @@ impl Setup {
         let effective = line.written.clone().within(&defaults);
         let (services, binds) = match &line.server {
             Some(server) => {
-                let service = Service::new("-".to_owned(), effective.clone(), server.clone())?;
+                let service = Service::new(None, effective.clone(), server.clone())?;
                 (Services::One(Rc::new(service)), line.written.binds.clone())
             }
             None => {
@@ -160,6 +161,7 @@ pub fn effective_config(line: &CommandLine) -> Result<Config, Unusable> {
     config.defaults = line.written.clone().within(&config.defaults);
     if let Some(server) = &line.server {
         let entry = |bind: &Bind| config::Entry {
+            place: Place::CommandLine,
             interface: bind.interface.clone(),
             port: bind.port,
             written: Written::default(),

@@ -13,8 +13,8 @@ use crate::sys;
 /// What is wrong with a value, and what would be right.
 pub type Complaint = String;
 
-/// Times above this are taken for mistakes: 100 years, in seconds.
-const LONGEST: f64 = 100.0 * 366.0 * 86_400.0;
+/// Times above this are taken for mistakes: 100 years, in milliseconds.
+const LONGEST: f64 = 100.0 * 366.0 * 86_400e3;
 
 /// A time: a decimal number of seconds, or one with `ms`, `s`, `m` or `h`; rounded up to whole
 /// milliseconds.
@@ -23,14 +23,14 @@ pub fn seconds(text: &str) -> Result<Duration, Complaint> {
         .find(|c: char| !c.is_ascii_digit() && c != '.')
         .unwrap_or(text.len());
     let (number, unit) = text.split_at(digits_end);
-    let factor = match unit {
-        "ms" => 0.001,
-        "" | "s" => 1.0,
-        "m" => 60.0,
-        "h" => 3600.0,
+    let milliseconds = match unit {
+        "ms" => 1.0,
+        "" | "s" => 1e3,
+        "m" => 60e3,
+        "h" => 3600e3,
         _ => f64::NAN,
     };
-    let amount = number.parse::<f64>().unwrap_or(f64::NAN) * factor;
+    let amount = number.parse::<f64>().unwrap_or(f64::NAN) * milliseconds;
     if amount.is_nan() {
         return Err(format!(
             "'{}' is not a time: write seconds, or a number with ms, s, m or h, as in 60, 500ms or 2m",
@@ -44,7 +44,9 @@ pub fn seconds(text: &str) -> Result<Duration, Complaint> {
             brief(text)
         ));
     }
-    Ok(Duration::from_millis((amount * 1000.0).ceil() as u64))
+    // What the product is off by is not to be rounded up.
+    const INEXACT: f64 = 1e-3;
+    Ok(Duration::from_millis((amount - INEXACT).ceil() as u64))
 }
 
 /// A time for which 0 means that there is no limit.
@@ -194,8 +196,14 @@ pub fn quote(word: &str) -> String {
     quoted
 }
 
-/// Words as the configuration file has them.
-pub fn quote_all(words: &[String]) -> String {
+/// A command as the configuration file has it. One quoted word would be split once more: so it is
+/// quoted for that, too.
+pub fn quote_command(words: &[String]) -> String {
+    if let [word] = words
+        && quote(word) != *word
+    {
+        return quote(&shell_words::quote(word));
+    }
     words
         .iter()
         .map(|word| quote(word))
@@ -283,6 +291,11 @@ mod tests {
             ("3s", 3_000),
             ("2m", 120_000),
             ("1h", 3_600_000),
+            ("9ms", 9),
+            ("2.0065", 2_007),
+            ("2007ms", 2_007),
+            ("1.1h", 3_960_000),
+            ("0.0001", 1),
         ] {
             assert_eq!(
                 seconds(text),

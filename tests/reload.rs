@@ -239,8 +239,8 @@ fn rules_limits_times_and_users_hold_for_new_sessions() {
     assert_eq!(greeting(port), "");
     let closed = server.process.log.wait_for("session 4 closed: ");
     assert_eq!(field(&closed, "reason"), "idle-timeout");
-    // One that is there already does not count: it came when nothing was counted.
-    server.change(&format!("max-per-source 1\n{forward}"));
+    // One that is there already counts, although it came when nothing was limited.
+    server.change(&format!("max-per-source 2\n{forward}"));
     let one = connect(port);
     assert_echoes(&one);
     assert_eq!(greeting(port), "");

@@ -34,6 +34,8 @@ pub struct Config {
 /// A service, as it was written.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Entry {
+    /// Where it was opened.
+    pub place: Place,
     /// The local side it is for.
     pub interface: Interface,
     /// The local port it is for.

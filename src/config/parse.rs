@@ -112,7 +112,7 @@ impl<'a> Parser<'a> {
     fn finish(mut self) -> Result<Config, Vec<Problem>> {
         self.close_port();
         if !self.problems.is_empty() {
-            return Err(self.problems);
+            return Err(in_order(self.problems));
         }
         self.services.sort_by_key(|(opened, _)| *opened);
         Ok(Config {
@@ -501,6 +501,7 @@ impl<'a> Parser<'a> {
             return self.problem(open.place, what);
         }
         let entry = Entry {
+            place: open.place,
             interface: open.interface,
             port: open.port,
             written: open.written,
@@ -512,6 +513,24 @@ impl<'a> Parser<'a> {
 
 /// Nothing, or where something is wrong, and what.
 type Outcome = Result<(), (Place, String)>;
+
+/// Problems in the order of the files, and within a file in that of its lines: a scope's own are
+/// only known at its end.
+fn in_order(mut problems: Vec<Problem>) -> Vec<Problem> {
+    let mut paths: Vec<Rc<Path>> = Vec::new();
+    problems.sort_by_cached_key(|problem| match &problem.place {
+        Place::CommandLine => (0, 0, 0),
+        Place::File { path, line, column } => {
+            let known = paths.iter().position(|known| known == path);
+            let file = known.unwrap_or_else(|| {
+                paths.push(Rc::clone(path));
+                paths.len() - 1
+            });
+            (file, *line, *column)
+        }
+    });
+    problems
+}
 
 /// Has a complaint stand where the directive does.
 fn at(place: &Place) -> impl Fn(String) -> (Place, String) {

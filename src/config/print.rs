@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use super::{Config, Entry, Server};
 use crate::settings::{SETTINGS, Scope, Setting, Written};
-use crate::value::{quote, quote_all};
+use crate::value::{quote, quote_command};
 
 /// Prints a configuration with every setting's effective value, defaults included. Services stand
 /// on their own: what they inherit is written out in each.
@@ -16,6 +16,7 @@ pub fn print(config: &Config) -> String {
     });
     for entry in &config.services {
         let Entry {
+            place: _,
             interface,
             port,
             written,
@@ -31,7 +32,7 @@ pub fn print(config: &Config) -> String {
                 }
             }
             Server::Handler(program) => {
-                let _ = writeln!(text, "    exec {}", quote_all(&program.words()));
+                let _ = writeln!(text, "    exec {}", quote_command(&program.words()));
             }
         }
         let effective = written.clone().within(&config.defaults);
@@ -54,7 +55,7 @@ pub fn print_handed_over(defaults: &Written, server: &Server) -> String {
             let names = upstreams.iter().map(|upstream| quote(&upstream.name(None)));
             format!("server {}", names.collect::<Vec<_>>().join(" "))
         }
-        Server::Handler(program) => format!("exec {}", quote_all(&program.words())),
+        Server::Handler(program) => format!("exec {}", quote_command(&program.words())),
     };
     text + &format!("# for the connection that is handed over: {server}\n")
 }

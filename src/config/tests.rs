@@ -194,15 +194,15 @@ fn every_problem_is_reported_with_its_place() {
         "/c:3:1: port needs a value",
         "/c:5:1: port 70000 is out of range: write 1 to 65535",
         "/c:6:1: unknown directive 'é'",
+        "/c:7:1: has neither server nor exec",
         "/c:9:3: timeout stands here twice: first at /c:8:3",
         "/c:10:3: standalone belongs before the first port",
         "/c:11:14: a quote is opened and not closed on its line",
-        "/c:7:1: has neither server nor exec",
         "/c:12:1: has neither server nor exec",
         "/c:15:3: server and exec exclude each other: server is at /c:14:3",
+        "/c:16:1: the same address and port are served already: at /c:13:1",
         "/c:18:11: clear-env: 'maybe' is unknown",
         "/c:19:11: '2' is one word too many: timeout takes a value",
-        "/c:16:1: the same address and port are served already: at /c:13:1",
     ];
     assert_eq!(reported.len(), expected.len(), "{reported:#?}");
     for (reported, expected) in reported.iter().zip(expected) {

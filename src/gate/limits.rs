@@ -162,9 +162,7 @@ impl Sources {
         let Some(source) = Source::of(client) else {
             return Ok(None);
         };
-        if limits.max_per_source.is_none() && limits.rate.is_none() {
-            return Ok(None);
-        }
+        // Counted even without limits: a reload may bring some.
         self.tidy(now);
         let now = now.duration_since(self.epoch);
         let counted = Counted {

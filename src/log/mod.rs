@@ -18,6 +18,8 @@ use std::rc::Rc;
 use std::time::SystemTime;
 
 use self::syslog::Syslog;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
 use crate::access_log::{self, AccessLog, Record};
 use crate::error::{Error, Status};
 use crate::settings::default;
@@ -211,8 +213,8 @@ impl Log {
         }
     }
 
-    /// Says why the program ends: on standard error, whatever the log's targets are, unless that
-    /// is the client; and in the log.
+    /// Says what must not be missed, such as why the program ends: on standard error, whatever the
+    /// log's targets are, unless that is the client; and in the log.
     pub fn fatal(&self, error: &Error) {
         let text = printable(error);
         if self.stderr {
@@ -276,12 +278,24 @@ fn printable(what: impl Display) -> String {
     }
 }
 
-/// Opens a file to append lines to, or creates it: readable by its owner and group.
+/// Writes a line to a stream that others share, and whose flags are not ours to change. One that
+/// nobody reads loses it: nothing waits for a log.
+fn write_if_ready<S: Write + AsFd>(stream: &mut S, line: &str) -> io::Result<()> {
+    let mut set = [PollFd::new(stream.as_fd(), PollFlags::POLLOUT)];
+    match poll(&mut set, PollTimeout::ZERO)? {
+        0 => Err(io::ErrorKind::WouldBlock.into()),
+        _ => stream.write_all(line.as_bytes()),
+    }
+}
+
+/// Opens a file to append lines to, or creates it: readable by its owner and group. A FIFO is not
+/// waited for.
 pub(crate) fn open_file(path: &Path) -> io::Result<File> {
     OpenOptions::new()
         .append(true)
         .create(true)
         .mode(0o640)
+        .custom_flags(libc::O_NONBLOCK)
         .open(path)
 }
 
@@ -302,10 +316,10 @@ impl Sink {
                     false => Ok(()),
                 }
             }
-            Sink::Stderr => io::stderr().write_all(tagged().as_bytes()),
+            Sink::Stderr => write_if_ready(&mut io::stderr(), &tagged()),
             Sink::Stdout(stream) => {
                 let mut stream = stream;
-                stream.write_all(tagged().as_bytes())
+                write_if_ready(&mut stream, &tagged())
             }
             Sink::File(file) => {
                 let mut file = file;

@@ -68,14 +68,8 @@ impl Ended {
 impl<'a> Journal<'a> {
     /// Begins the journal of a client's session, which begins now.
     pub fn begin(client: &Client, log: &'a Log) -> Journal<'a> {
-        Journal {
-            session: client.session(),
-            client: client.address,
-            local: client.local,
-            name: None,
-            started: Instant::now(),
-            log,
-        }
+        let now = Instant::now();
+        Journal::resumed(client.session(), client.address, client.local, now, log)
     }
 
     /// The journal of a session that began earlier, in another process.

@@ -5,6 +5,7 @@ mod handler;
 mod journal;
 
 use std::os::fd::{AsFd, AsRawFd};
+use std::path::Path;
 use std::time::Instant;
 
 use nix::sys::socket::{Shutdown, shutdown};
@@ -26,15 +27,15 @@ use crate::wait;
 pub use journal::{Ended, Journal, close_unserved, note_gone};
 
 /// Serves one client, and returns the status that a process exits with which had no other. Where
-/// a handler replaces this process, it does not return. `state` is where processes that serve one
-/// client each share their counts.
-pub fn serve(client: Client, service: &Service, state: Option<&StateDir>, log: &Log) -> Status {
+/// a handler replaces this process, it does not return. `state_dir` is where processes that serve
+/// one client each share their counts.
+pub fn serve(client: Client, service: &Service, state_dir: Option<&Path>, log: &Log) -> Status {
     let mut journal = Journal::begin(&client, log);
     if service.forwards() {
         relay::keep_urgent_data(client.socket.as_fd());
     }
     if let Origin::Inherited { .. } = client.origin
-        && let Err(reason) = count_among_processes(&client, service, state, &journal)
+        && let Err(reason) = count_among_processes(&client, service, state_dir, &journal)
     {
         return journal.close(Ended::before_action(reason));
     }
@@ -89,14 +90,18 @@ pub fn serve(client: Client, service: &Service, state: Option<&StateDir>, log: &
 fn count_among_processes(
     client: &Client,
     service: &Service,
-    state: Option<&StateDir>,
+    state_dir: Option<&Path>,
     journal: &Journal,
 ) -> Result<(), Reason> {
-    let Some(state) = state else {
+    let limits = &service.limits;
+    let Some(path) = state_dir else {
+        if limits.max_per_source.is_some() || limits.rate.is_some() {
+            journal.warning("max-per-source and rate are not applied here without a state-dir");
+        }
         return Ok(());
     };
-    state
-        .begin(&service.label, client, &service.limits)
+    StateDir::open(path)
+        .and_then(|state| state.begin(&service.label, client, limits))
         .unwrap_or_else(|error: Error| {
             journal.error(&error);
             Err(Reason::InternalError)

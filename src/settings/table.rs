@@ -11,7 +11,7 @@ use crate::log;
 use crate::source::Bind;
 use crate::supervisor::Overflow;
 use crate::user;
-use crate::value::{self, quote, quote_all};
+use crate::value::{self, quote, quote_command};
 
 /// What every setting begins with.
 const SETTING: Setting = Setting {
@@ -37,7 +37,13 @@ pub const SETTINGS: &[Setting] = &[
             written.acp = Some(value::words(given.text)?);
             Ok(())
         },
-        show: |written| written.acp.iter().map(|words| quote_all(words)).collect(),
+        show: |written| {
+            written
+                .acp
+                .iter()
+                .map(|words| quote_command(words))
+                .collect()
+        },
         ..SETTING
     },
     Setting {
@@ -510,7 +516,7 @@ fn switch(on: bool) -> Vec<String> {
 fn time(time: Duration) -> Vec<String> {
     match time.subsec_nanos() {
         0 => one(time.as_secs()),
-        _ => one(time.as_secs_f64()),
+        _ => one(format!("{}ms", time.as_millis())),
     }
 }
 

@@ -1,6 +1,7 @@
 //! Our own listeners: what `-b` names, the addresses behind it, and the sockets bound to them.
 
 use std::fmt;
+use std::mem;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
@@ -59,6 +60,13 @@ impl Bind {
     }
 }
 
+impl fmt::Display for Bind {
+    /// As [`Bind::parse`] reads it.
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        write!(f, "{}:{}", self.interface, self.port)
+    }
+}
+
 impl fmt::Display for Interface {
     /// As [`Interface::parse`] reads it, with IPv6 addresses in brackets.
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
@@ -77,12 +85,12 @@ impl Interface {
     /// name.
     pub fn parse(text: &str) -> Result<Interface, Complaint> {
         if let Ok(address) = text.parse::<IpAddr>() {
-            return Ok(Interface::Address(address));
+            return Ok(Interface::Address(address.to_canonical()));
         }
         let bracketed = text.strip_prefix('[').map(|rest| rest.strip_suffix(']'));
         match bracketed {
             Some(Some(inner)) => match inner.parse::<Ipv6Addr>() {
-                Ok(address) => Ok(Interface::Address(address.into())),
+                Ok(address) => Ok(Interface::Address(IpAddr::from(address).to_canonical())),
                 // With a zone (fe80::1%eth0): the resolver knows how to read it.
                 Err(_) if inner.contains('%') => Ok(Interface::Named(inner.to_owned())),
                 Err(_) => Err(format!("'{}' is not an IPv6 address", brief(inner))),
@@ -265,30 +273,44 @@ impl Listener {
                 .iter()
                 .any(|(place, _)| listener.planned == Some(*place))
         };
-        // First, as an address may be wanted in another way than before.
-        listeners.retain(|listener| {
-            let stays = is_wanted(listener);
-            if !stays {
-                log.notice(format_args!("no longer listening on {}", listener.local));
-            }
-            stays
-        });
-        for (place, _) in planned {
-            if listeners
-                .iter()
-                .any(|listener| listener.planned == Some(place))
-            {
+        let (mut kept, mut unwanted): (Vec<Listener>, Vec<Listener>) =
+            mem::take(listeners).into_iter().partition(is_wanted);
+        for (place, _) in &planned {
+            if kept.iter().any(|listener| listener.planned == Some(*place)) {
                 continue;
             }
-            match listen_on(place) {
+            let bound = match listen_on(*place) {
+                // Perhaps one of ours is in the way, that listens on a part of the same.
+                Err(Errno::EADDRINUSE) => {
+                    close(&mut unwanted, log, |listener| {
+                        listener.local.port() == Some(place.address.port())
+                    });
+                    listen_on(*place)
+                }
+                bound => bound,
+            };
+            match bound {
                 Ok(listener) => {
                     log.notice(format_args!("listening on {}", listener.local));
-                    listeners.push(listener);
+                    kept.push(listener);
                 }
-                Err(errno) => log.error(cannot_listen(place, errno)),
+                Err(errno) => log.error(cannot_listen(*place, errno)),
             }
         }
+        close(&mut unwanted, log, |_| true);
+        *listeners = kept;
     }
+}
+
+/// Closes some of these listeners.
+fn close(listeners: &mut Vec<Listener>, log: &Log, chosen: impl Fn(&Listener) -> bool) {
+    listeners.retain(|listener| {
+        let closes = chosen(listener);
+        if closes {
+            log.notice(format_args!("no longer listening on {}", listener.local));
+        }
+        !closes
+    });
 }
 
 fn listen_on(place: Planned) -> nix::Result<Listener> {

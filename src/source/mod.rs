@@ -59,14 +59,17 @@ pub struct Listener {
 const INETD_WAIT_IDLE: Duration = Duration::from_secs(60);
 
 /// Finds what there is to serve: own listeners if asked for, else what systemd passed, else what
-/// descriptor 0 is, else own listeners if they are called for then.
+/// descriptor 0 is, else own listeners if they are called for then. What has to be known before
+/// clients are accepted is found out by `prepare`.
 pub fn find(
     listening: Listening,
     binds: &[Bind],
+    prepare: impl Fn() -> Result<(), Error>,
     streams: Streams,
     log: &Log,
 ) -> Result<Source, Error> {
     let own = || {
+        prepare()?;
         bound::listen(binds, log).map(|sockets| {
             Source::Listeners(Listeners {
                 sockets,
@@ -78,10 +81,14 @@ pub fn find(
     if listening == Listening::Always {
         return own();
     }
-    if let Some(source) = inherited::from_service_manager(streams)? {
-        return Ok(source);
-    }
-    if let Some(source) = inherited::from_standard_input(streams)? {
+    let handed_over = match inherited::from_service_manager(streams)? {
+        Some(source) => Some(source),
+        None => inherited::from_standard_input(streams)?,
+    };
+    if let Some(source) = handed_over {
+        if let Source::Listeners(_) = source {
+            prepare()?;
+        }
         return Ok(source);
     }
     match listening {

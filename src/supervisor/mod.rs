@@ -12,11 +12,13 @@ use nix::poll::{PollFd, PollFlags};
 use nix::sys::signal::Signal;
 
 use crate::error::{Error, Status, describe};
+use crate::gate::Counted;
 use crate::log::Log;
 use crate::notify::Notifier;
 use crate::pidfile::PidFile;
 use crate::reason::Reason;
 use crate::relay;
+use crate::service::Service;
 use crate::session::{self, Ended, Journal};
 use crate::setup::{ServerSettings, Setup};
 use crate::source::{self, Client, Listener, Listeners};
@@ -63,14 +65,6 @@ const WATCHED: [Signal; 6] = [
     Signal::SIGUSR1,
 ];
 
-/// What can change while the server runs.
-pub struct State {
-    /// What is served, and how.
-    pub setup: Setup,
-    /// Where it is logged.
-    pub log: Log,
-}
-
 /// What SIGHUP asks for.
 pub struct Again<'a> {
     /// Reads the configuration once more.
@@ -81,10 +75,15 @@ pub struct Again<'a> {
 
 /// Serves the clients of these listeners until asked to end, or until idle where that was asked
 /// for. Ends with status 0.
-pub fn run(listeners: Listeners, state: State, again: Again) -> Result<Status, Error> {
+pub fn run(
+    listeners: Listeners,
+    setup: Setup,
+    log: &mut Log,
+    again: Again,
+) -> Result<Status, Error> {
     sys::watch_signals(&WATCHED, &[]).map_err(|errno| Error::system("signals", errno))?;
     let mut supervisor = Supervisor {
-        pidfile: match &state.setup.server.pidfile {
+        pidfile: match &setup.server.pidfile {
             Some(path) => Some(PidFile::create(path)?),
             None => None,
         },
@@ -92,7 +91,8 @@ pub fn run(listeners: Listeners, state: State, again: Again) -> Result<Status, E
         listeners: listeners.sockets,
         until_idle: listeners.until_idle,
         own_listeners: listeners.own,
-        state,
+        setup,
+        log,
         again,
         sessions: Sessions::default(),
         began: Instant::now(),
@@ -131,7 +131,8 @@ struct Supervisor<'a> {
     /// Whether we have bound them, and may bind others.
     own_listeners: bool,
     until_idle: Option<Duration>,
-    state: State,
+    setup: Setup,
+    log: &'a mut Log,
     again: Again<'a>,
     sessions: Sessions,
     began: Instant,
@@ -146,15 +147,11 @@ struct Supervisor<'a> {
 
 impl Supervisor<'_> {
     fn server(&self) -> &ServerSettings {
-        &self.state.setup.server
-    }
-
-    fn log(&self) -> &Log {
-        &self.state.log
+        &self.setup.server
     }
 
     fn prepare_listeners(&self) -> Result<(), Error> {
-        let services = &self.state.setup.services;
+        let services = &self.setup.services;
         let all_forward = services.all().all(|service| service.forwards());
         self.listeners.iter().try_for_each(|listener| {
             let socket = listener.socket.as_fd();
@@ -169,6 +166,7 @@ impl Supervisor<'_> {
 
     fn serve(&mut self) -> Result<Finish, Error> {
         loop {
+            // Asked for each time: while something is always ready, SIGCHLD may not be heard.
             self.reap(Reason::InternalError);
             if wait::ENDING.into_iter().any(sys::take_signal) {
                 return Ok(Finish::EndSessions);
@@ -180,7 +178,7 @@ impl Supervisor<'_> {
                 self.reload();
             }
             if sys::take_signal(Signal::SIGUSR1) {
-                self.sessions.dump(self.log());
+                self.sessions.dump(self.log);
             }
             let now = Instant::now();
             let idle_at = match self.sessions.is_empty() {
@@ -191,11 +189,11 @@ impl Supervisor<'_> {
             };
             let ends_at = self.server().lifetime.map(|time| self.began + time);
             if idle_at.is_some_and(|at| at <= now) {
-                self.log().info("idle: ending");
+                self.log.info("idle: ending");
                 return Ok(Finish::AwaitSessions);
             }
             if ends_at.is_some_and(|at| at <= now) {
-                self.log().notice("the server's lifetime is over: ending");
+                self.log.notice("the server's lifetime is over: ending");
                 return Ok(Finish::EndSessions);
             }
             let status_at = self.tell_status(now);
@@ -208,7 +206,7 @@ impl Supervisor<'_> {
                 if hung_up || self.accept_some(index) == Accepting::Lost {
                     let listener = self.listeners.swap_remove(index);
                     let line = format_args!("lost the listener of {}", listener.local);
-                    self.log().error(line);
+                    self.log.error(line);
                     if self.listeners.is_empty() {
                         return Err(Error::new(Status::System, "no listener is left"));
                     }
@@ -293,22 +291,43 @@ impl Supervisor<'_> {
         Accepting::Open
     }
 
+    /// Counts a client, or says which limit it is beyond.
+    fn count(&mut self, service: &Service, client: &Client) -> Result<Option<Counted>, Reason> {
+        match self.is_full() {
+            true => Err(Reason::TooManySessions),
+            false => self.sessions.count(service, &client.address),
+        }
+    }
+
     /// Has a child serve the client, if limits allow it.
     fn start(&mut self, client: Client) {
         self.status_changed = true;
-        let is_full = self.is_full();
-        let Some(service) = self.state.setup.services.find(&client.local).cloned() else {
-            self.sessions.count_refused();
-            let line = format_args!("no service is configured for {}", client.local);
-            self.state.log.warning(line);
-            return session::close_unserved(&client, &self.state.log);
+        let found = self
+            .setup
+            .services
+            .find(&client.local)
+            .map(|service| service.cloned());
+        let service = match found {
+            Ok(Some(service)) => service,
+            Ok(None) => {
+                let line = format_args!("no service is configured for {}", client.local);
+                self.log.warning(line);
+                self.sessions.count_refused();
+                return session::close_unserved(&client, self.log);
+            }
+            Err(error) => {
+                self.log.error(error);
+                self.sessions.count_refused();
+                return session::close_unserved(&client, self.log);
+            }
         };
-        let log = self.state.log.under(service.log_name.as_deref());
+        let log = self.log.under(service.log_name.as_deref());
         let journal = Journal::begin(&client, &log);
-        let counted = match is_full {
-            true => Err(Reason::TooManySessions),
-            false => self.sessions.count(&service, &client.address),
-        };
+        let counted = self.count(&service, &client).or_else(|_| {
+            // Some may have ended since.
+            self.reap(Reason::InternalError);
+            self.count(&service, &client)
+        });
         let counted = match counted {
             Ok(counted) => counted,
             Err(reason) => {
@@ -332,7 +351,7 @@ impl Supervisor<'_> {
             Err(errno) => {
                 self.accept_from = Instant::now() + BACK_OFF;
                 self.complain(format_args!("fork: {}", describe(errno)));
-                self.sessions.give_up(&session, &self.state.log);
+                self.sessions.give_up(&session, self.log);
             }
         }
     }
@@ -340,12 +359,9 @@ impl Supervisor<'_> {
     /// Collects the children that have ended. Those that could not write their closed line have
     /// it written for them, with this reason.
     fn reap(&mut self, reason: Reason) {
-        if !sys::take_signal(Signal::SIGCHLD) {
-            return;
-        }
         while let Some((child, status)) = sys::reap() {
             self.status_changed = true;
-            self.sessions.end(child, status, reason, &self.state.log);
+            self.sessions.end(child, status, reason, self.log);
         }
     }
 
@@ -365,18 +381,17 @@ impl Supervisor<'_> {
             }
             Ok(None) => "log files reopened",
             Err(error) => {
-                self.log().error(format_args!("not reloaded: {error}"));
+                self.log.error(format_args!("not reloaded: {error}"));
                 "the configuration stays as it was; log files reopened"
             }
         };
-        match (self.again.log)(&self.state.setup) {
+        match (self.again.log)(&self.setup) {
             Ok(log) => {
-                self.state.log = log;
-                self.log().notice(done);
+                *self.log = log;
+                self.log.notice(done);
             }
-            Err(error) => self
-                .log()
-                .error(format_args!("the log stays where it was: {error}")),
+            // The old file may have been moved away: not to be said there alone.
+            Err(error) => self.log.fatal(&error.about("the log stays where it was")),
         }
         self.notifier.ready();
         self.status_changed = true;
@@ -386,23 +401,23 @@ impl Supervisor<'_> {
         let setup = (self.again.setup)()?;
         if self.own_listeners {
             source::something_to_listen_for(&setup.server.binds)?;
-            setup.services.check_addresses()?;
         }
+        setup.services.check_addresses()?;
         Ok(setup)
     }
 
     fn apply(&mut self, setup: Setup) {
         if setup.server.pidfile != self.server().pidfile {
-            self.log()
+            self.log
                 .warning("the pid file's name changes only with a restart");
         }
-        self.state.setup = setup;
+        self.setup = setup;
         if self.own_listeners {
-            let binds = &self.state.setup.server.binds;
-            Listener::rebind(&mut self.listeners, binds, &self.state.log);
+            let binds = &self.setup.server.binds;
+            Listener::rebind(&mut self.listeners, binds, self.log);
         }
         if let Err(error) = self.prepare_listeners() {
-            self.log().error(error);
+            self.log.error(error);
         }
     }
 
@@ -412,12 +427,12 @@ impl Supervisor<'_> {
         let live = self.sessions.live();
         match how {
             Finish::EndSessions => {
-                self.log()
+                self.log
                     .notice(format_args!("asked to end, with {live} live"));
                 self.end_sessions();
             }
             Finish::AwaitSessions => {
-                self.log()
+                self.log
                     .notice(format_args!("asked to end when the {live} live have ended"));
                 while !self.sessions.is_empty() {
                     let status_at = self.tell_status(Instant::now());
@@ -430,7 +445,7 @@ impl Supervisor<'_> {
                         return self.end_sessions();
                     }
                     if sys::take_signal(Signal::SIGUSR1) {
-                        self.sessions.dump(self.log());
+                        self.sessions.dump(self.log);
                     }
                 }
             }
@@ -452,7 +467,13 @@ impl Supervisor<'_> {
             }
         }
         self.sessions.signal_all(Signal::SIGKILL);
-        self.sessions.close_all(Reason::Terminated, &self.state.log);
+        // Nothing survives that for long; who has written its own line is not given another.
+        let deadline = Instant::now() + AT_MOST_EVERY;
+        while !self.sessions.is_empty() && Instant::now() < deadline {
+            // EINTR is what this waits for.
+            let _ = wait::poll(&mut [], Some(deadline));
+            self.reap(Reason::Terminated);
+        }
     }
 
     /// Logs trouble that may come with every client, but not with every client.
@@ -460,7 +481,7 @@ impl Supervisor<'_> {
         let now = Instant::now();
         if now >= self.next_complaint {
             self.next_complaint = now + AT_MOST_EVERY;
-            self.log().error(trouble);
+            self.log.error(trouble);
         }
     }
 }

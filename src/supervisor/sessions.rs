@@ -61,7 +61,7 @@ pub(super) struct Sessions {
     /// The number of the last session.
     serial: u64,
     refused: u64,
-    /// When a session last began or ended.
+    /// When a session last began or ended, or a client was turned away.
     last_change: Instant,
 }
 
@@ -109,6 +109,7 @@ impl Sessions {
     pub(super) fn count_refused(&mut self) {
         self.serial += 1;
         self.refused += 1;
+        self.last_change = Instant::now();
     }
 
     pub(super) fn begin(&mut self, child: Pid, session: Session) {
@@ -146,13 +147,6 @@ impl Sessions {
         for &session in self.running.keys() {
             // It may have ended; until it is reaped its number is not given to another.
             let _ = kill(session, signal);
-        }
-    }
-
-    /// Writes the closed lines of sessions that were given no time to do so.
-    pub(super) fn close_all(&mut self, reason: Reason, log: &Log) {
-        for (_, session) in self.running.drain() {
-            session.close(reason, Some(name_of(Signal::SIGKILL as i32)), log);
         }
     }
 
