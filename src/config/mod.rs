@@ -11,7 +11,7 @@ mod words;
 use std::fmt;
 use std::fs::File;
 use std::io::{self, Read};
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 use crate::place::Place;
 use crate::program::Program;
@@ -96,18 +96,30 @@ impl Files for Disk {
     }
 
     fn matching(&self, pattern: &str) -> Result<Vec<PathBuf>, String> {
-        let options = glob::MatchOptions {
-            // As in a shell, so that an editor's .name.swp is not read.
-            require_literal_leading_dot: true,
-            ..glob::MatchOptions::new()
-        };
-        let paths = glob::glob_with(pattern, options).map_err(|error| error.msg.to_owned())?;
+        let complaint = |error: glob::PatternError| error.msg.to_owned();
+        let paths = glob::glob(pattern).map_err(complaint)?;
         let mut paths: Vec<PathBuf> = paths
             .collect::<Result<_, _>>()
             .map_err(|error| error.to_string())?;
+        // As in a shell, so that an editor's .name.swp is not read. Asked to see to that itself,
+        // glob 0.3 panics at a file whose name is not UTF-8, and finds nothing for `.*`.
+        let options = glob::MatchOptions {
+            require_literal_separator: true,
+            require_literal_leading_dot: true,
+            ..glob::MatchOptions::new()
+        };
+        let strict = plain(Path::new(pattern));
+        let strict = glob::Pattern::new(&strict.to_string_lossy()).map_err(complaint)?;
+        paths.retain(|path| strict.matches_path_with(&plain(path), options));
         paths.sort();
         Ok(paths)
     }
+}
+
+/// A path without the steps that lead nowhere: `.`, and a second slash.
+fn plain(path: &Path) -> PathBuf {
+    let steps = path.components();
+    steps.filter(|step| *step != Component::CurDir).collect()
 }
 
 /// The words of one line.
