@@ -6,7 +6,7 @@ use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::symlink;
 
-use harness::configured::{Conf, Said};
+use harness::from_file::{Conf, Said};
 
 /// A configuration that is right: one service, on this port.
 fn service(port: u16) -> String {

@@ -194,3 +194,65 @@ fn systemd_finds_nothing_wrong_with_the_example_units() {
     assert_eq!(lines(&text, "complaint: "), Vec::<&str>::new(), "{text}");
     assert!(lines(&text, "verified: ").len() >= 5, "{text}");
 }
+
+#[test]
+fn the_unit_with_a_configuration_file_is_ready_reloads_and_refuses_a_file_that_is_wrong() {
+    let text = under_systemd(
+        r#"
+unit=tcpproxy.service
+shows() { systemctl show -p "$1" "$unit"; }
+start_mail_server
+echo 'access-log /var/log/tcpproxy/access.log
+access-log-format json
+port 2525
+server 192.0.2.25:25' >/etc/tcpproxy.conf
+systemctl start $unit
+# It is ready: nothing is waited for.
+echo "reply: $(ask 2525)"
+shows MainPID
+
+echo 'port 2626
+server 192.0.2.25:25' >>/etc/tcpproxy.conf
+systemctl reload $unit
+eventually listens 2626
+echo "reply: $(ask 2626)"
+shows MainPID
+
+echo 'sever 192.0.2.25:25' >>/etc/tcpproxy.conf
+systemctl reload $unit 2>/dev/null || echo 'reload: failed'
+shows ActiveState
+echo "reply: $(ask 2525)"
+eventually says ' closed: ' 3
+journal
+eventually sh -c "systemctl show -p StatusText $unit | grep -qx 'StatusText=0 live, 3 in total'"
+sed 's/^/access log: /' /var/log/tcpproxy/access.log
+
+systemctl stop $unit
+shows Result
+shows ExecMainStatus
+
+systemctl start $unit 2>/dev/null || echo 'start: failed'
+eventually sh -c "systemctl show -p ActiveState $unit | grep -q failed"
+echo "wrong file: $(shows ExecMainStatus), $(shows NRestarts)"
+"#,
+    );
+    assert_three_were_forwarded(&text);
+    let pids = lines(&text, "MainPID=");
+    assert!(
+        pids.len() == 2 && pids[0] == pids[1] && pids[0] != "MainPID=0",
+        "{text}"
+    );
+    assert_eq!(lines(&text, "reload: "), ["reload: failed"], "{text}");
+    assert_eq!(
+        lines(&text, "ActiveState="),
+        ["ActiveState=active"],
+        "{text}"
+    );
+    let problem = "tcpproxy: /etc/tcpproxy.conf:7:1: unknown directive 'sever'";
+    assert!(!lines(&text, problem).is_empty(), "{text}");
+    assert_eq!(lines(&text, "Result="), ["Result=success"], "{text}");
+    assert_eq!(lines(&text, "start: "), ["start: failed"], "{text}");
+    let wrong = ["wrong file: ExecMainStatus=78, NRestarts=0"];
+    assert_eq!(lines(&text, "wrong file: "), wrong, "{text}");
+    assert_eq!(lines(&text, "access log: ").len(), 3, "{text}");
+}

@@ -289,7 +289,8 @@ impl<'a> Parser<'a> {
         place_of: &dyn Fn(&Word) -> Place,
     ) -> Outcome {
         if values.is_empty() {
-            return Err((place, "server needs a value: write host[:port]".to_owned()));
+            let what = "server needs a value: write host[:port]".to_owned();
+            return self.unreadable_service(place, what);
         }
         let mut upstreams = Vec::new();
         for word in values {

@@ -6,7 +6,9 @@
     reason = "every test file uses a part of this"
 )]
 
+pub mod access_log;
 pub mod configured;
+pub mod from_file;
 pub mod narrow;
 pub mod peers;
 pub mod private;

@@ -211,3 +211,29 @@ impl Drop for Activated {
         }
     }
 }
+
+/// Starts openbsd-inetd, inetutils-inetd or xinetd with a configuration of the test's own.
+pub fn start_with_configuration(server: SuperServer, scratch: &Scratch, text: &str) -> Running {
+    let file = scratch.join("super-server.conf");
+    fs::write(&file, text).unwrap();
+    let pid_file = scratch.join("super-server.pid");
+    let mut command = match server {
+        OpenbsdInetd => Command::new(peer("openbsd-inetd/usr/sbin/inetd")),
+        InetutilsInetd => {
+            let mut command = Command::new(peer("inetutils-inetd/usr/sbin/inetutils-inetd"));
+            command.arg(format!("--pidfile={}", pid_file.display()));
+            command
+        }
+        Xinetd => {
+            let mut command = Command::new(peer("xinetd/usr/sbin/xinetd"));
+            command.arg("-dontfork").arg("-pidfile").arg(pid_file);
+            command
+        }
+        other => panic!("{other:?} has no configuration"),
+    };
+    match server {
+        Xinetd => command.arg("-f").arg(file),
+        _ => command.arg("-d").arg(file),
+    };
+    Running::start(command.stdin(Stdio::null()).stdout(Stdio::null()))
+}
