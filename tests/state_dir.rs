@@ -16,7 +16,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use harness::peers::{assert_echoes, echo, read_to_ending};
-use harness::processes::children;
+use harness::processes::{children, is_alive};
 use harness::super_server::SuperServer;
 use harness::{
     Forbidden, Running, Scratch, end_of, eventually, field, launched_by, needs_root, patient,
@@ -185,6 +185,8 @@ fn a_session_that_was_killed_frees_its_place_even_as_a_zombie() {
         let (client, session) = handing.start(&arguments);
         assert_echoes(&client);
         session.signal(Signal::SIGKILL);
+        // The client may know before the process has ended.
+        eventually("a zombie", || (!is_alive(session.pid())).then_some(()));
         assert_eq!(read_to_ending(&client).0, b"");
         zombies.push(session);
     }
@@ -389,7 +391,9 @@ fn sessions_under_a_super_server_that_are_killed_free_their_place() {
             let handler = children(activated.process.pid()).into_iter().find(|pid| {
                 fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name == "cat\n")
             });
-            kill(handler.unwrap(), Signal::SIGKILL).unwrap();
+            let handler = handler.unwrap();
+            kill(handler, Signal::SIGKILL).unwrap();
+            eventually("its end", || (!is_alive(handler)).then_some(()));
             assert_eq!(read_to_ending(&client).0, b"");
         }
     }
