@@ -33,8 +33,7 @@ fn is_served(client: &TcpStream) -> bool {
     let mut client = client;
     // It may have been closed already.
     let _ = client.write_all(b"x");
-    let mut back = [0; 1];
-    matches!(std::io::Read::read(&mut client, &mut back), Ok(1))
+    std::io::Read::read_exact(&mut client, &mut [0; 1]).is_ok()
 }
 
 /// Fails unless the session was refused for this reason, before it was opened.
