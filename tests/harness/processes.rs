@@ -72,6 +72,15 @@ pub fn private_memory(pid: Pid) -> usize {
     kilobytes * 1024
 }
 
+/// The memory that a process has written to, whoever shares it, in bytes. The pages of its program
+/// file do not count: whether those are private depends on who else runs it.
+pub fn written_memory(pid: Pid) -> usize {
+    let rollup = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap();
+    let line = rollup.lines().find(|line| line.starts_with("Anonymous:"));
+    let kilobytes = line.unwrap().split_whitespace().nth(1).unwrap();
+    kilobytes.parse::<usize>().unwrap() * 1024
+}
+
 /// The descriptors of a process, and what they lead to, as in `socket:[123]`.
 pub fn descriptors(pid: Pid) -> Vec<(i32, PathBuf)> {
     let Ok(entries) = fs::read_dir(format!("/proc/{pid}/fd")) else {
