@@ -107,7 +107,10 @@ fn run(line: &CommandLine, streams: Streams, log: &mut Log) -> Result<Status, Er
     *log = open_log(&setup, streams)?;
     let server = &setup.server;
     // Before listening, and where listeners were handed over; one connection needs fewer names.
-    let prepare = || setup.services.check_addresses();
+    let prepare = || {
+        supervisor::watch_signals()?;
+        setup.services.check_addresses()
+    };
     match source::find(server.listening, &server.binds, prepare, streams, log)? {
         Source::Connection(client) => serve_one(client, &setup, log),
         Source::Gone => Ok(session::note_gone(log)),

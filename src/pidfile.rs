@@ -35,9 +35,19 @@ impl PidFile {
     /// Writes the file. One that a server has left behind is taken over; one whose server lives
     /// (it holds the lock) is an error, and so is anything that is not a plain file.
     pub fn create(path: &Path) -> Result<PidFile, Error> {
-        let what = || format!("pid file {}", escape(path.as_os_str().as_encoded_bytes()));
+        loop {
+            let created = PidFile::lock(path)?;
+            // A server that was ending may have removed what we have opened.
+            if created.is_in_place() {
+                return created.written();
+            }
+        }
+    }
+
+    fn lock(path: &Path) -> Result<PidFile, Error> {
+        let what = || named(path);
         let failed = |error: io::Error| Error::io(what(), &error);
-        let mut file = OpenOptions::new()
+        let file = OpenOptions::new()
             .write(true)
             .create(true)
             .truncate(false)
@@ -62,26 +72,40 @@ impl PidFile {
                 errno => Error::system(what(), errno),
             });
         }
-        file.set_len(0).map_err(failed)?;
-        file.write_all(format!("{}\n", process::id()).as_bytes())
-            .map_err(failed)?;
         Ok(PidFile {
             path: path.to_owned(),
             owner: process::id(),
             file,
         })
     }
+
+    fn written(mut self) -> Result<PidFile, Error> {
+        let number = format!("{}\n", process::id());
+        let written = self.file.set_len(0);
+        match written.and_then(|()| self.file.write_all(number.as_bytes())) {
+            Ok(()) => Ok(self),
+            Err(error) => Err(Error::io(named(&self.path), &error)),
+        }
+    }
+
+    /// Whether the name still leads to the file that was opened.
+    fn is_in_place(&self) -> bool {
+        let file =
+            |found: io::Result<fs::Metadata>| found.map(|found| (found.dev(), found.ino())).ok();
+        let ours = file(self.file.metadata());
+        ours.is_some() && ours == file(fs::symlink_metadata(&self.path))
+    }
+}
+
+fn named(path: &Path) -> String {
+    format!("pid file {}", escape(path.as_os_str().as_encoded_bytes()))
 }
 
 impl Drop for PidFile {
     fn drop(&mut self) {
         // Not in a child, which has a copy of this; and not if somebody has put another file
         // there. If it cannot be removed, the next server takes it over.
-        let ours = |path: &Path| -> io::Result<bool> {
-            let (ours, there) = (self.file.metadata()?, fs::symlink_metadata(path)?);
-            Ok((ours.dev(), ours.ino()) == (there.dev(), there.ino()))
-        };
-        if self.owner == process::id() && ours(&self.path).unwrap_or(false) {
+        if self.owner == process::id() && self.is_in_place() {
             let _ = fs::remove_file(&self.path);
         }
     }

@@ -44,6 +44,8 @@ impl StateDir {
     /// Takes a directory into use, and creates it if it is not there. It must belong to root or
     /// to us, and nobody else may write to it.
     pub fn open(path: &Path) -> Result<StateDir, Error> {
+        // Without a slash at the end, which would have a link followed.
+        let path: &Path = &path.components().collect::<PathBuf>();
         let what = || {
             format!(
                 "state directory {}",

@@ -142,15 +142,16 @@ fn prepare(socket: BorrowedFd) -> nix::Result<()> {
     // Each of these fails on sockets other than TCP's, which have no use for it.
     let _ = setsockopt(&socket, TcpNoDelay, &true);
     let _ = setsockopt(&socket, KeepAlive, &true);
-    keep_urgent_data(socket);
+    set_urgent_in_line(socket, true);
     Ok(())
 }
 
-/// Has urgent data read in its place in the stream. Of urgent data that arrives before this only
-/// the last byte would be: so it is done for each socket as early as it can be.
-pub fn keep_urgent_data(socket: BorrowedFd) {
+/// Has urgent data read in its place in the stream, or not, as handlers may want it. Of urgent data
+/// that arrives before only the last byte would be kept (`tcp_check_urg`, Linux 6.18): so it is done
+/// for each socket as early as it can be, on its listener even, or before it connects.
+pub fn set_urgent_in_line(socket: BorrowedFd, in_line: bool) {
     // Fails on sockets other than TCP's, which have no urgent data.
-    let _ = setsockopt(&socket, OobInline, &true);
+    let _ = setsockopt(&socket, OobInline, &in_line);
 }
 
 /// When the relay ends if nothing happens, and how.

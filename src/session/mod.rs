@@ -32,7 +32,7 @@ pub use journal::{Ended, Journal, close_unserved, note_gone};
 pub fn serve(client: Client, service: &Service, state_dir: Option<&Path>, log: &Log) -> Status {
     let mut journal = Journal::begin(&client, log);
     if service.forwards() {
-        relay::keep_urgent_data(client.socket.as_fd());
+        relay::set_urgent_in_line(client.socket.as_fd(), true);
     }
     if let Origin::Inherited { .. } = client.origin
         && let Err(reason) = count_among_processes(&client, service, state_dir, &journal)

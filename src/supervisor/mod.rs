@@ -73,6 +73,12 @@ pub struct Again<'a> {
     pub log: &'a dyn Fn(&Setup) -> Result<Log, Error>,
 }
 
+/// Has the signals noted that a server acts upon. To be called before it can be seen to listen:
+/// who sees that may send one.
+pub fn watch_signals() -> Result<(), Error> {
+    sys::watch_signals(&WATCHED, &[]).map_err(|errno| Error::system("signals", errno))
+}
+
 /// Serves the clients of these listeners until asked to end, or until idle where that was asked
 /// for. Ends with status 0.
 pub fn run(
@@ -81,7 +87,6 @@ pub fn run(
     log: &mut Log,
     again: Again,
 ) -> Result<Status, Error> {
-    sys::watch_signals(&WATCHED, &[]).map_err(|errno| Error::system("signals", errno))?;
     let mut supervisor = Supervisor {
         pidfile: match &setup.server.pidfile {
             Some(path) => Some(PidFile::create(path)?),
@@ -155,10 +160,8 @@ impl Supervisor<'_> {
         let all_forward = services.all().all(|service| service.forwards());
         self.listeners.iter().try_for_each(|listener| {
             let socket = listener.socket.as_fd();
-            // Connections inherit this from their listener. Handlers may want it otherwise.
-            if all_forward {
-                relay::keep_urgent_data(socket);
-            }
+            // Connections inherit this from their listener.
+            relay::set_urgent_in_line(socket, all_forward);
             // A client that is gone before we accept it must not block the others.
             sys::set_blocking(socket, false).map_err(|errno| Error::system("listener", errno))
         })

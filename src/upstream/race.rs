@@ -180,7 +180,7 @@ fn start_connecting(address: SocketAddr, source: Option<IpAddr>) -> nix::Result<
     };
     let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
     let socket = socket(family, SockType::Stream, flags, None)?;
-    relay::keep_urgent_data(socket.as_fd());
+    relay::set_urgent_in_line(socket.as_fd(), true);
     if let Some(source) = source {
         // The port is chosen at connect, when the kernel knows the whole four-tuple (ip(7)).
         setsockopt(&socket, IpBindAddressNoPort, &true)?;
