@@ -18,7 +18,7 @@ pub mod super_server;
 use std::fs;
 use std::io::{BufRead, BufReader, Read};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -26,7 +26,12 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill};
+use nix::sys::socket::sockopt::ReuseAddr;
+use nix::sys::socket::{
+    AddressFamily, SockFlag, SockType, SockaddrStorage, bind, setsockopt, socket,
+};
 use nix::unistd::Pid;
 
 /// How long anything may take before a test fails.
@@ -364,13 +369,26 @@ pub fn free_port() -> u16 {
     for _ in 0..COUNT {
         let port = FIRST + (start + NEXT.fetch_add(1, Ordering::Relaxed)) % COUNT;
         // Of both families, where there are two.
-        if let Ok(listener) = TcpListener::bind((Ipv6Addr::UNSPECIFIED, port as u16))
-            .or_else(|_| TcpListener::bind((Ipv4Addr::UNSPECIFIED, port as u16)))
-        {
-            return listener.local_addr().unwrap().port();
+        let v6 = SocketAddr::from((Ipv6Addr::UNSPECIFIED, port as u16));
+        let v4 = SocketAddr::from((Ipv4Addr::UNSPECIFIED, port as u16));
+        let free = match can_bind(AddressFamily::Inet6, v6) {
+            Err(Errno::EAFNOSUPPORT | Errno::EADDRNOTAVAIL) => can_bind(AddressFamily::Inet, v4),
+            free => free,
+        };
+        if free.is_ok() {
+            return port as u16;
         }
     }
     panic!("every port is taken");
+}
+
+/// Whether an address can be bound. It is not listened on: a process that another thread forks just
+/// now has a copy of the socket until it has become its program, and a listener would be in the way
+/// of whom the port is for.
+fn can_bind(family: AddressFamily, address: SocketAddr) -> nix::Result<()> {
+    let socket = socket(family, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
+    setsockopt(&socket, ReuseAddr, &true)?;
+    bind(socket.as_raw_fd(), &SockaddrStorage::from(address))
 }
 
 /// Fails the test where it does not run as root: `tests/run` says how.
