@@ -202,7 +202,9 @@ fn planned(binds: &[Bind]) -> Result<Vec<(Planned, bool)>, Error> {
     let mut wanted = Vec::new();
     let mut optional = Vec::new();
     for Bind { interface, port } in binds {
-        let addresses = interface.addresses()?;
+        // Those of a file have been resolved before, and complained about with their place.
+        let addresses = interface.addresses();
+        let addresses = addresses.map_err(|error| error.about("option -b/--bind"))?;
         if addresses.len() > 1 {
             optional.extend(addresses.iter().copied());
         }
