@@ -205,7 +205,8 @@ fn a_session_without_descriptors_for_pipes_delivers_everything_even_so() {
 fn a_session_among_so_many_that_pipes_are_scarce_delivers_everything() {
     // Past 64 MiB of pipes (pipe-user-pages-soft, pipe(7)), a user's new ones have two slots.
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let proxy = Standalone::start(&[&listener.local_addr().unwrap().to_string()]);
+    let name = listener.local_addr().unwrap().to_string();
+    let proxy = Standalone::start(&["--max-sessions", "0", &name]);
     let others: Vec<_> = (0..600)
         .map(|_| {
             let mut client = proxy.connect();
