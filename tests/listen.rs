@@ -2,14 +2,15 @@
 
 mod harness;
 
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV6, TcpListener, TcpStream};
 use std::process::{Command, Stdio};
 
 use nix::sys::signal::{Signal, kill};
 
 use harness::peers::{assert_echoes, echo, read_to_ending};
+use harness::private::{add_address, privately};
 use harness::processes::only_child;
-use harness::{Running, TCPPROXY, field, needs_root, patient};
+use harness::{Running, TCPPROXY, field, needs_root, patient, read_all};
 
 /// Starts the server with these arguments, and returns where it listens.
 fn listening(arguments: &[&str], count: usize) -> (Running, Vec<SocketAddr>) {
@@ -181,4 +182,26 @@ fn a_restart_does_not_wait_for_connections_of_the_past() {
     let (_again, same) = listening(&["-b", &places[0].to_string(), &upstream], 1);
     assert_eq!(same, places);
     assert!(is_served(places[0]));
+}
+
+#[test]
+fn a_link_local_address_is_listened_on_and_forwarded_to_with_its_zone() {
+    privately(|| {
+        add_address("fe80::1/64");
+        let handler = link_local(&["/bin/echo", "hello"]);
+        let proxy = link_local(&[&format!("[fe80::1%lo]:{}", handler.1)]);
+        let lo = nix::net::if_::if_nametoindex("lo").unwrap();
+        let address = SocketAddrV6::new("fe80::1".parse().unwrap(), proxy.1, 0, lo);
+        assert_eq!(read_all(TcpStream::connect(address).unwrap()), b"hello\n");
+    });
+}
+
+/// A server on fe80::1%lo, and its port.
+fn link_local(arguments: &[&str]) -> (Running, u16) {
+    let mut command = Command::new(TCPPROXY);
+    command.args(["-b", "[fe80::1%lo]:0", "--log", "stderr"]);
+    let server = Running::start(command.args(arguments).stdin(Stdio::null()));
+    let line = server.log.wait_for("listening on [fe80::1%");
+    let port = line.rsplit(':').next().unwrap().parse().unwrap();
+    (server, port)
 }

@@ -106,13 +106,21 @@ impl Interface {
 
     /// The addresses it stands for now. Resolves names.
     pub fn addresses(&self) -> Result<Vec<IpAddr>, Error> {
+        let places = self.places(0)?.into_iter();
+        Ok(places.map(|place| place.ip()).collect())
+    }
+
+    /// The same with a port, and of link-local addresses the zone.
+    fn places(&self, port: u16) -> Result<Vec<SocketAddr>, Error> {
+        let place = |address| SocketAddr::new(address, port);
         match self {
-            Interface::Any => Ok(vec![Ipv6Addr::UNSPECIFIED.into()]),
-            Interface::Address(address) => Ok(vec![*address]),
+            Interface::Any => Ok(vec![place(Ipv6Addr::UNSPECIFIED.into())]),
+            Interface::Address(address) => Ok(vec![place(*address)]),
             Interface::Named(name) if if_nametoindex(name.as_str()).is_ok() => {
-                addresses_of_interface(name)
+                let addresses = addresses_of_interface(name)?.into_iter();
+                Ok(addresses.map(place).collect())
             }
-            Interface::Named(name) => addresses_of_host(name),
+            Interface::Named(name) => places_of_host(name, port),
         }
     }
 }
@@ -145,8 +153,8 @@ fn addresses_of_interface(name: &str) -> Result<Vec<IpAddr>, Error> {
     Ok(addresses)
 }
 
-fn addresses_of_host(name: &str) -> Result<Vec<IpAddr>, Error> {
-    let found = (name, 0).to_socket_addrs().map_err(|error| {
+fn places_of_host(name: &str, port: u16) -> Result<Vec<SocketAddr>, Error> {
+    let found = (name, port).to_socket_addrs().map_err(|error| {
         Error::new(
             Status::System,
             format!(
@@ -155,7 +163,7 @@ fn addresses_of_host(name: &str) -> Result<Vec<IpAddr>, Error> {
             ),
         )
     })?;
-    Ok(found.map(|address| address.ip()).collect())
+    Ok(found.collect())
 }
 
 /// A socket to bind.
@@ -170,26 +178,23 @@ pub(super) struct Planned {
 
 /// Which sockets serve these addresses and ports: one wildcard where a port is for any
 /// interface, each address once otherwise.
-fn plan(wanted: &[(Interface, IpAddr, u16)]) -> Vec<Planned> {
+fn plan(wanted: &[(Interface, SocketAddr)]) -> Vec<Planned> {
     let mut planned: Vec<Planned> = Vec::new();
-    for (interface, address, port) in wanted {
+    for &(ref interface, address) in wanted {
+        let port = address.port();
         let same_port = || {
-            wanted
-                .iter()
-                .filter(move |(_, _, other)| other == port && *port != 0)
+            let others = wanted.iter();
+            others.filter(move |(_, other)| other.port() == port && port != 0)
         };
         let is_any = *interface == Interface::Any;
-        let covered = !is_any && same_port().any(|(other, ..)| *other == Interface::Any);
-        let address = SocketAddr::new(*address, *port);
-        let repeated = *port != 0 && planned.iter().any(|other| other.address == address);
+        let covered = !is_any && same_port().any(|(other, _)| *other == Interface::Any);
+        let repeated = port != 0 && planned.iter().any(|other| other.address == address);
         if covered || repeated {
             continue;
         }
         planned.push(Planned {
             address,
-            v6_only: !is_any
-                && address.is_ipv6()
-                && same_port().any(|(_, other, _)| other.is_ipv4()),
+            v6_only: !is_any && address.is_ipv6() && same_port().any(|(_, other)| other.is_ipv4()),
             or_v4: is_any,
         });
     }
@@ -203,13 +208,12 @@ fn planned(binds: &[Bind]) -> Result<Vec<(Planned, bool)>, Error> {
     let mut optional = Vec::new();
     for Bind { interface, port } in binds {
         // Those of a file have been resolved before, and complained about with their place.
-        let addresses = interface.addresses();
-        let addresses = addresses.map_err(|error| error.about("option -b/--bind"))?;
-        if addresses.len() > 1 {
-            optional.extend(addresses.iter().copied());
+        let places = interface.places(*port);
+        let places = places.map_err(|error| error.about("option -b/--bind"))?;
+        if places.len() > 1 {
+            optional.extend(places.iter().map(SocketAddr::ip));
         }
-        let places = addresses.into_iter();
-        wanted.extend(places.map(|address| (interface.clone(), address, *port)));
+        wanted.extend(places.into_iter().map(|place| (interface.clone(), place)));
     }
     let places = plan(&wanted).into_iter();
     Ok(places
@@ -358,10 +362,10 @@ mod tests {
             .iter()
             .map(|text| Bind::parse(text).unwrap())
             .flat_map(|Bind { interface, port }| {
-                let addresses = interface.addresses().unwrap();
-                addresses
+                let places = interface.places(port).unwrap();
+                places
                     .into_iter()
-                    .map(move |address| (interface.clone(), address, port))
+                    .map(move |place| (interface.clone(), place))
             })
             .collect();
         plan(&wanted)
