@@ -123,34 +123,38 @@ impl Setup {
             )));
         }
         Ok(Setup {
-            server: ServerSettings {
-                from_file,
-                ..server_settings(effective, listening, binds)
-            },
+            server: ServerSettings::new(from_file, listening, binds, effective),
             services,
         })
     }
 }
 
-fn server_settings(effective: Written, listening: Listening, binds: Vec<Bind>) -> ServerSettings {
-    ServerSettings {
-        from_file: false,
-        listening,
-        binds,
-        log: log::Settings {
-            name: effective.log_name,
-            level: effective.log_level.unwrap_or_default(),
-            targets: effective.log_targets,
-            access_log: effective.access_log.map(|path| access_log::Settings {
-                path,
-                format: effective.access_log_format.unwrap_or_default(),
-            }),
-        },
-        pidfile: effective.pidfile.flatten(),
-        lifetime: effective.lifetime.flatten(),
-        max_sessions: effective.max_sessions.unwrap_or(default::MAX_SESSIONS),
-        overflow: effective.overflow.unwrap_or_default(),
-        state_dir: effective.state_dir,
+impl ServerSettings {
+    fn new(
+        from_file: bool,
+        listening: Listening,
+        binds: Vec<Bind>,
+        effective: Written,
+    ) -> ServerSettings {
+        ServerSettings {
+            from_file,
+            listening,
+            binds,
+            log: log::Settings {
+                name: effective.log_name,
+                level: effective.log_level.unwrap_or_default(),
+                targets: effective.log_targets,
+                access_log: effective.access_log.map(|path| access_log::Settings {
+                    path,
+                    format: effective.access_log_format.unwrap_or_default(),
+                }),
+            },
+            pidfile: effective.pidfile.flatten(),
+            lifetime: effective.lifetime.flatten(),
+            max_sessions: effective.max_sessions.unwrap_or(default::MAX_SESSIONS),
+            overflow: effective.overflow.unwrap_or_default(),
+            state_dir: effective.state_dir,
+        }
     }
 }
 

@@ -108,9 +108,9 @@ pub fn run(
     };
     supervisor.prepare_listeners()?;
     supervisor.notifier.ready();
-    let status = supervisor.serve()?;
+    let how = supervisor.serve()?;
     supervisor.notifier.stopping();
-    supervisor.finish(status);
+    supervisor.finish(how);
     Ok(Status::Done)
 }
 
@@ -171,10 +171,15 @@ impl Supervisor<'_> {
         loop {
             // Asked for each time: while something is always ready, SIGCHLD may not be heard.
             self.reap(Reason::InternalError);
+            let live = self.sessions.live();
             if wait::ENDING.into_iter().any(sys::take_signal) {
+                self.log
+                    .notice(format_args!("asked to end, with {live} live"));
                 return Ok(Finish::EndSessions);
             }
             if sys::take_signal(Signal::SIGQUIT) {
+                self.log
+                    .notice(format_args!("asked to end when the {live} live have ended"));
                 return Ok(Finish::AwaitSessions);
             }
             if sys::take_signal(Signal::SIGHUP) {
@@ -427,30 +432,21 @@ impl Supervisor<'_> {
     /// Ends the server.
     fn finish(&mut self, how: Finish) {
         self.listeners.clear();
-        let live = self.sessions.live();
-        match how {
-            Finish::EndSessions => {
-                self.log
-                    .notice(format_args!("asked to end, with {live} live"));
-                self.end_sessions();
+        if let Finish::EndSessions = how {
+            return self.end_sessions();
+        }
+        while !self.sessions.is_empty() {
+            let status_at = self.tell_status(Instant::now());
+            match wait::poll(&mut [], status_at) {
+                Ok(_) | Err(Errno::EINTR) => {}
+                Err(_) => break,
             }
-            Finish::AwaitSessions => {
-                self.log
-                    .notice(format_args!("asked to end when the {live} live have ended"));
-                while !self.sessions.is_empty() {
-                    let status_at = self.tell_status(Instant::now());
-                    match wait::poll(&mut [], status_at) {
-                        Ok(_) | Err(Errno::EINTR) => {}
-                        Err(_) => break,
-                    }
-                    self.reap(Reason::InternalError);
-                    if wait::ENDING.into_iter().any(sys::take_signal) {
-                        return self.end_sessions();
-                    }
-                    if sys::take_signal(Signal::SIGUSR1) {
-                        self.sessions.dump(self.log);
-                    }
-                }
+            self.reap(Reason::InternalError);
+            if wait::ENDING.into_iter().any(sys::take_signal) {
+                return self.end_sessions();
+            }
+            if sys::take_signal(Signal::SIGUSR1) {
+                self.sessions.dump(self.log);
             }
         }
     }
