@@ -72,11 +72,7 @@ pub fn poll(set: &mut [PollFd], deadline: Option<Instant>) -> nix::Result<usize>
     let ready = ppoll(set, left, Some(sys::wait_mask()))?;
     // Where something is ready at once, ppoll lets no signal in. Whoever is always busy asks with
     // an empty set now and then; more often would cost a call for each one that is needed.
-    if ready > 0
-        && BUSY
-            .fetch_add(1, Ordering::Relaxed)
-            .is_multiple_of(ASK_EVERY)
-    {
+    if ready > 0 && BUSY.fetch_add(1, Ordering::Relaxed) % ASK_EVERY == ASK_EVERY - 1 {
         // EINTR says that one has arrived, and has been noted: what is ready comes first.
         let _ = ppoll(&mut [], Some(TimeSpec::new(0, 0)), Some(sys::wait_mask()));
     }
