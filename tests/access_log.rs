@@ -10,7 +10,7 @@ use std::thread;
 use nix::sys::signal::Signal;
 
 use harness::access_log::{lines, members, request};
-use harness::from_file::connect_from;
+use harness::configured::connect_from;
 use harness::peers::echo;
 use harness::super_server::SuperServer;
 use harness::{Scratch, Standalone, end_of, eventually, field, needs_root, read_all, under_inetd};
@@ -175,7 +175,10 @@ fn the_level_of_the_log_does_not_matter_to_it() {
     let port = server.listeners()[0].port();
     assert_eq!(request(server.connect("127.0.0.1", port)), b"hello");
     lines(&file, 1);
-    assert_eq!(read_all(connect_from("127.0.0.2", port)), b"");
+    assert_eq!(
+        read_all(connect_from("127.0.0.2", ([127, 0, 0, 1], port).into())),
+        b""
+    );
     let reasons: Vec<String> = lines(&file, 2)
         .iter()
         .map(|line| field(line, "reason").to_owned())

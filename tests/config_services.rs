@@ -9,7 +9,8 @@ use std::os::fd::AsFd;
 use nix::sys::socket::getsockopt;
 use nix::sys::socket::sockopt::AcceptConn;
 
-use harness::from_file::{Conf, Configured, connect_from};
+use harness::configured::connect_from;
+use harness::from_file::{Conf, Configured};
 use harness::peers::{assert_echoes, echo};
 use harness::private::{add_address, privately};
 use harness::processes::{borrow_descriptor, descriptors_of_kind};
@@ -345,7 +346,7 @@ fn rules_of_the_command_line_follow_the_files_defaults_and_its_log_replaces_the_
     );
     let conf = conf.with("conf", text);
     let server = conf.serve(1, &["--allow", "127.0.0.2", "--deny", "127.0.0.3"]);
-    let from = |ip: &str| connect_from(ip, port);
+    let from = |ip: &str| connect_from(ip, ([127, 0, 0, 1], port).into());
     for (ip, answer) in [
         ("127.0.0.1", "served\n"),
         ("127.0.0.2", "served\n"),

@@ -5,7 +5,8 @@ mod harness;
 use std::process::Command;
 use std::thread;
 
-use harness::from_file::{Conf, Said, connect_from};
+use harness::configured::connect_from;
+use harness::from_file::{Conf, Said};
 use harness::{TCPPROXY, free_port, needs_root, read_all, tool};
 
 /// The explanation of a client, and the status.
@@ -331,7 +332,7 @@ fn what_is_explained_is_what_happens() {
                     0 => b"served\n",
                     _ => b"",
                 };
-                let answer = read_all(connect_from(client, port));
+                let answer = read_all(connect_from(client, ([127, 0, 0, 1], port).into()));
                 assert_eq!(answer, expected, "{client}: {text}\n{conf_text}");
                 *(if status == 0 {
                     &mut admitted

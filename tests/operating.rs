@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, kill};
 
 use harness::configured::{connect, is_refused};
-use harness::peers::{assert_echoes, echo, read_to_ending};
+use harness::peers::{assert_echoes, assert_sigterm_ends, echo, read_to_ending};
 use harness::processes::{children, is_alive, only_child};
 use harness::{
     PATIENCE, Running, Scratch, Standalone, TCPPROXY, eventually, field, free_port, patient,
@@ -90,17 +90,12 @@ fn sigquit_without_sessions_ends_the_server_at_once() {
 
 #[test]
 fn sigterm_ends_a_server_that_waits_for_its_sessions() {
-    let mut proxy = Standalone::start(&[&echo().to_string()]);
+    let proxy = Standalone::start(&[&echo().to_string()]);
     let client = proxy.connect();
     assert_echoes(&client);
     proxy.process.signal(Signal::SIGQUIT);
     proxy.process.log.wait_for("asked to end when");
-    let start = Instant::now();
-    proxy.process.signal(Signal::SIGTERM);
-    assert_eq!(proxy.process.status().code(), Some(0));
-    assert!(start.elapsed() < Duration::from_secs(2));
-    assert_eq!(field(&proxy.closed(), "reason"), "terminated");
-    assert_eq!(read_to_ending(&client).0, b"");
+    assert_sigterm_ends(proxy, &client);
 }
 
 #[test]

@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 
 use nix::sys::signal::Signal;
 
-use harness::configured::{await_readiness_for_signals, connect};
+use harness::configured::connect;
 use harness::peers::{assert_echoes, echo};
 use harness::processes::{is_alive, only_child};
 use harness::{Running, Scratch, TCPPROXY, free_port};
@@ -20,7 +20,6 @@ fn start(arguments: &[&str]) -> (Running, u16) {
     command.args(["-b", &format!("127.0.0.1:{port}"), "--log", "stderr"]);
     let server = Running::start(command.args(arguments).stdin(Stdio::null()));
     server.log.wait_for("listening on ");
-    await_readiness_for_signals(server.pid());
     (server, port)
 }
 

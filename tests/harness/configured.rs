@@ -29,7 +29,6 @@ impl Configured {
         command.arg(scratch.join("tcpproxy.conf")).args(arguments);
         let process = Running::start(command.stdin(Stdio::null()));
         process.log.wait_for("listening on ");
-        await_readiness_for_signals(process.pid());
         Configured {
             process,
             scratch,
@@ -62,18 +61,6 @@ impl Configured {
         fs::write(self.file(), text).unwrap();
         self.hang_up()
     }
-}
-
-/// Waits until SIGHUP no longer ends a server that is about to start.
-pub fn await_readiness_for_signals(pid: Pid) {
-    eventually("SIGHUP to be caught", || {
-        let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-        let caught = status
-            .lines()
-            .find_map(|line| line.strip_prefix("SigCgt:\t"));
-        let caught = u64::from_str_radix(caught.unwrap(), 16).unwrap();
-        (caught & 1 << (Signal::SIGHUP as u32 - 1) != 0).then_some(())
-    });
 }
 
 /// Connects to a port of 127.0.0.1.

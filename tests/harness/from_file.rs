@@ -1,6 +1,6 @@
 //! Configuration files: what the program says about one, and a server that has one.
 
-use std::net::{SocketAddr, SocketAddrV4, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
@@ -138,16 +138,4 @@ impl Configured {
         let bytes = super::read_all(self.connect(ip, port));
         str::from_utf8(&bytes).unwrap().to_owned()
     }
-}
-
-/// A client of 127.0.0.1 that has this address.
-pub fn connect_from(ip: &str, port: u16) -> TcpStream {
-    use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrIn, bind, connect, socket};
-    use std::os::fd::AsRawFd;
-    let flags = SockFlag::SOCK_CLOEXEC;
-    let socket = socket(AddressFamily::Inet, SockType::Stream, flags, None).unwrap();
-    let own = SocketAddrV4::new(ip.parse().unwrap(), 0);
-    bind(socket.as_raw_fd(), &SockaddrIn::from(own)).unwrap();
-    connect(socket.as_raw_fd(), &SockaddrIn::new(127, 0, 0, 1, port)).unwrap();
-    patient(TcpStream::from(socket))
 }

@@ -6,10 +6,11 @@ use std::os::fd::AsRawFd;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use nix::sys::signal::Signal;
 use nix::sys::socket::sockopt::Linger;
 use nix::sys::socket::{Backlog, MsgFlags, listen, send, setsockopt};
 
-use super::{Engine, Standalone, eventually, patient};
+use super::{Engine, Standalone, eventually, field, patient};
 
 /// One end of a session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -320,4 +321,15 @@ pub fn bytes_in_flight(stream: &TcpStream) -> i32 {
     let done = unsafe { libc::ioctl(stream.as_raw_fd(), libc::TIOCOUTQ, &raw mut count) };
     assert_eq!(done, 0, "{}", std::io::Error::last_os_error());
     count
+}
+
+/// Asserts that SIGTERM ends a server with its only session at once, and that its client has read
+/// nothing more.
+pub fn assert_sigterm_ends(mut proxy: Standalone, client: &TcpStream) {
+    let start = Instant::now();
+    proxy.process.signal(Signal::SIGTERM);
+    assert_eq!(proxy.process.status().code(), Some(0));
+    assert!(start.elapsed() < Duration::from_secs(2));
+    assert_eq!(field(&proxy.closed(), "reason"), "terminated");
+    assert_eq!(read_to_ending(client).0, b"");
 }
