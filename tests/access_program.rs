@@ -5,13 +5,14 @@ mod harness;
 
 use std::fs;
 use std::io::Write;
-use std::net::Shutdown;
+use std::net::{Shutdown, TcpListener};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
+use harness::peers::reset;
 use harness::{
     Forbidden, PATIENCE, Scratch, Standalone, Upstream, end_of, eventually, field, hand_over,
     launched_by, needs_root, read_all, under_inetd, wait_for_line,
@@ -378,4 +379,32 @@ fn the_end_of_the_server_ends_the_program_and_denies() {
     assert_eq!(read_all(client), b"");
     assert_nobody_is_left_of(group.0);
     upstream.assert_untouched();
+}
+
+#[test]
+fn a_client_that_resets_while_the_program_is_asked_is_taken_at_its_word_afterwards() {
+    needs_root();
+    for (status, reason) in [(0, "client-reset"), (1, "denied-by-program")] {
+        let scratch = Scratch::new();
+        let (asked, gone) = (scratch.join("asked"), scratch.join("gone"));
+        let program = shell(
+            &scratch,
+            &format!(
+                "echo >{}; until [ -e {} ]; do sleep 0.01; done; exit {status}",
+                asked.display(),
+                gone.display()
+            ),
+        );
+        let upstream = TcpListener::bind("127.0.0.1:0").unwrap();
+        let name = upstream.local_addr().unwrap().to_string();
+        let proxy = Standalone::start(&["-a", &program, &name]);
+        let mut client = proxy.connect();
+        client.write_all(b"request").unwrap();
+        eventually("the program to be asked", || asked.exists().then_some(()));
+        reset(client);
+        fs::write(&gone, "").unwrap();
+        let closed = proxy.closed();
+        assert_eq!(field(&closed, "reason"), reason, "{closed}");
+        assert_eq!(field(&closed, "received"), "0", "{closed}");
+    }
 }

@@ -10,6 +10,7 @@ use std::process::Command;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
+use harness::peers::reset;
 use harness::{
     Scratch, Standalone, end_of, eventually, field, needs_root, read_all, under_inetd,
     wait_for_line,
@@ -192,5 +193,18 @@ fn a_handler_may_run_where_children_were_ignored() {
     let launcher = ["env", "--ignore-signal=CHLD"];
     let server = Standalone::launched_by(&launcher, &["/bin/sh", "-c", "(exit 3); echo $?"]);
     assert_eq!(read_all(server.connect()), b"3\n");
+    assert_eq!(field(&server.closed(), "reason"), "handler-exited");
+}
+
+#[test]
+fn a_client_that_resets_leaves_the_rest_to_its_handler() {
+    needs_root();
+    let server = Standalone::start(&["/bin/cat"]);
+    let mut client = server.connect();
+    client.write_all(b"line\n").unwrap();
+    let mut line = String::new();
+    BufReader::new(&client).read_line(&mut line).unwrap();
+    assert_eq!(line, "line\n");
+    reset(client);
     assert_eq!(field(&server.closed(), "reason"), "handler-exited");
 }

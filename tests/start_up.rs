@@ -5,12 +5,13 @@ mod harness;
 
 use std::fs::File;
 use std::io::{Read, Write};
-use std::net::{TcpStream, UdpSocket};
+use std::net::UdpSocket;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::panic;
 use std::process::{Command, Stdio};
 
+use harness::peers::reset;
 use harness::super_server::SuperServer;
 use harness::{
     TCPPROXY, end_of, free_port, needs_root, read_all, share, socket_pair, tool, under_inetd,
@@ -243,13 +244,4 @@ fn a_client_that_is_gone_before_the_start_is_no_error() {
     assert_eq!(end_of(&mut child).code(), Some(0));
     let log = String::from_utf8(read_all(child.stderr.take().unwrap())).unwrap();
     assert!(log.contains("reason=client-reset"), "{log}");
-}
-
-fn reset(stream: TcpStream) {
-    use nix::sys::socket::{setsockopt, sockopt::Linger};
-    let linger = nix::libc::linger {
-        l_onoff: 1,
-        l_linger: 0,
-    };
-    setsockopt(&stream, Linger, &linger).unwrap();
 }
