@@ -39,13 +39,26 @@ fn greeting(port: u16) -> String {
     String::from_utf8(read_all(connect(port))).unwrap()
 }
 
-/// The sockets that listen for a process, by inode.
+/// The sockets that listen for a process, by inode; not a client's that it is about to close.
 fn sockets(process: &Running) -> Vec<String> {
+    let listening: Vec<String> = ["/proc/net/tcp", "/proc/net/tcp6"]
+        .iter()
+        .filter_map(|table| fs::read_to_string(table).ok())
+        .flat_map(|table| table.lines().filter_map(listener_in).collect::<Vec<_>>())
+        .collect();
     descriptors(process.pid())
         .into_iter()
         .map(|(_, target)| target.to_string_lossy().into_owned())
-        .filter(|target| target.starts_with("socket:"))
+        .filter(|target| listening.contains(target))
         .collect()
+}
+
+/// The socket of a line of proc_net_tcp(5), if it is in the state LISTEN (0A).
+fn listener_in(line: &str) -> Option<String> {
+    let mut fields = line.split_whitespace().skip(3);
+    let state = fields.next()?;
+    let inode = fields.nth(5)?;
+    (state == "0A").then(|| format!("socket:[{inode}]"))
 }
 
 /// Connects again and again, with a name of its own each time, until told to stop. Every
@@ -213,6 +226,7 @@ fn a_changed_action_holds_for_new_sessions_and_the_old_ones_go_on() {
     let old = connect(port);
     assert_echoes(&old);
     let socket = sockets(&server.process);
+    assert_eq!(socket.len(), 1);
     server.change(&service(port, "exec /bin/echo handled"));
     assert_eq!(greeting(port), "handled\n");
     server.change(&service(port, &format!("server {}", greeter("new"))));
@@ -367,6 +381,7 @@ fn a_file_of_defaults_is_read_again_beside_a_server_of_the_command_line() {
     let line = server.process.log.wait_for("listening on ");
     let port = line.rsplit(':').next().unwrap().parse().unwrap();
     let socket = sockets(&server.process);
+    assert_eq!(socket.len(), 1);
     let old = connect(port);
     assert_echoes(&old);
     server.change("deny 127.0.0.1\n");
@@ -392,6 +407,7 @@ fn listeners_that_were_passed_stay_whatever_the_file_says() {
     let ask = |port: u16| read_all(connect_to(([127, 0, 0, 1], port).into()));
     assert_eq!((ask(one), ask(two)), (b"hello".to_vec(), b"hello".to_vec()));
     let before = sockets(&server);
+    assert_eq!(before.len(), 2);
     // One service changes, one goes, and one has no listener.
     fs::write(&file, format!("port {one}\n{other}\nport 9\n{hello}\n")).unwrap();
     server.signal(Signal::SIGHUP);
