@@ -13,7 +13,11 @@ use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
 use harness::private::{privately, run};
+use harness::processes::only_child;
 use harness::{
     PATIENCE, Running, Scratch, Standalone, TCPPROXY, Upstream, eventually, field, patient,
     read_all, socket_pair, under_inetd,
@@ -267,8 +271,10 @@ fn on_a_terminal_a_server_logs_there_too() {
         let shown = harness::Lines::of(terminal.stdout.take().unwrap());
         shown.wait_for(&format!("listening on {place}"));
         message(&log, &format!("listening on {place}"));
-        terminal.kill().unwrap();
-        terminal.wait().unwrap();
+        // It ends with its program, but not the other way round.
+        let server = only_child(Pid::from_raw(terminal.id() as i32));
+        kill(server, Signal::SIGTERM).unwrap();
+        harness::end_of(&mut terminal);
     });
 }
 
