@@ -25,7 +25,8 @@
 //! | [`gate`] | limits, rules (pure), the access control program | [`program`], the state directory |
 //! | [`program`] | what a program is started with, and how it is ended | processes |
 //! | [`user`] | groups → gid → uid, verified | ids |
-//! | [`lookup`] | names and addresses, within a time | the resolver, in a child |
+//! | [`lookup`] | names and addresses, within a time | [`nss`], in a child |
+//! | [`nss`] | what nsswitch.conf(5) has answered for hosts, services, users and groups | the resolver, getent(1) |
 //! | [`upstream`] | names → addresses → a connected socket (RFC 8305) | sockets |
 //! | [`relay`] | two directions, their buffers, the idle clock | two descriptors |
 //! | [`transcript`] | what `--write` records | a file |
@@ -47,6 +48,7 @@ pub mod gate;
 pub mod log;
 pub mod lookup;
 pub mod notify;
+pub mod nss;
 pub mod pidfile;
 pub mod place;
 pub mod program;

@@ -4,8 +4,8 @@
 //! child process, which is killed when its time is up, or when nobody wants the answer any more.
 
 use std::fs::File;
-use std::io::{self, Read, Write};
-use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
+use std::io::{self, Read};
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
@@ -17,6 +17,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::waitpid;
 use nix::unistd::{Pid, pipe2};
 
+use crate::nss::{self, Question};
 use crate::sys;
 use crate::wait::{self, Woken};
 
@@ -52,47 +53,32 @@ pub fn addresses(
     deadline: Instant,
     client: BorrowedFd,
 ) -> Result<Vec<SocketAddr>, NoAnswer> {
-    let question = || match (host, port).to_socket_addrs() {
-        Ok(addresses) => addresses.map(|address| format!("{address}\n")).collect(),
-        Err(error) => format!("{FAILED}{error}"),
-    };
-    let answer = ask(question, deadline, Some(client))?;
-    if let Some(error) = answer.strip_prefix(FAILED) {
-        return Err(NoAnswer::Unknown(error.to_owned()));
-    }
-    let addresses: Vec<SocketAddr> = answer
-        .lines()
-        .filter_map(|line| line.parse().ok())
-        .collect();
-    match addresses.is_empty() {
-        true => Err(NoAnswer::Unknown("it has no address".to_owned())),
-        false => Ok(addresses),
-    }
+    let answer = ask(Question::Addresses(host), deadline, Some(client))?;
+    nss::addresses_in(&answer, port).map_err(NoAnswer::Unknown)
 }
-
-/// What a child's answer begins with if there is none.
-const FAILED: char = '!';
 
 /// The name of a client, if it has one that leads back to its address, and if that is known
 /// within 2 s.
 pub fn confirmed_name(address: IpAddr) -> Option<String> {
-    let question = || {
-        let name = sys::name_by_address(address).unwrap_or_default();
-        let confirmed = (name.as_str(), 0)
-            .to_socket_addrs()
-            .is_ok_and(|mut found| found.any(|found| found.ip().to_canonical() == address));
-        if confirmed { name } else { String::new() }
-    };
     let deadline = Instant::now() + NAME_TIMEOUT;
-    let name = ask(question, deadline, None).ok()?;
+    let answer = ask(Question::NameOf(address), deadline, None).ok()?;
+    let name = nss::name_in(&answer)?;
     // Programs are often shell scripts, and name services pass on what others say.
     let fits = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_');
-    (!name.is_empty() && name.bytes().all(fits)).then_some(name)
+    if !name.bytes().all(fits) {
+        return None;
+    }
+    let answer = ask(Question::Addresses(name), deadline, None).ok()?;
+    let found = nss::addresses_in(&answer, 0).ok()?;
+    let confirmed = found
+        .iter()
+        .any(|found| found.ip().to_canonical() == address);
+    confirmed.then(|| name.to_owned())
 }
 
 /// Has a question answered by a child process.
 fn ask(
-    question: impl FnOnce() -> String,
+    question: Question,
     deadline: Instant,
     client: Option<BorrowedFd>,
 ) -> Result<String, NoAnswer> {
@@ -101,10 +87,7 @@ fn ask(
     let child = Child(sys::fork(|| {
         // If the session dies first, nobody is left who wants to know.
         let _ = prctl::set_pdeathsig(Signal::SIGKILL);
-        match File::from(tell).write_all(question().as_bytes()) {
-            Ok(()) => 0,
-            Err(_) => 1,
-        }
+        question.ask_as_process(File::from(tell))
     })?);
     let mut text = Vec::new();
     let mut watch_client = client;

@@ -3,7 +3,7 @@
 //! What std and nix offer safely is not wrapped again. The program never starts a thread; the
 //! functions that rely on that (fork, local time) say so.
 
-use std::ffi::{CStr, CString};
+use std::ffi::CStr;
 use std::io;
 use std::mem::MaybeUninit;
 use std::net::{IpAddr, SocketAddr};
@@ -11,7 +11,6 @@ use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::{Command, ExitStatus};
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -191,6 +190,29 @@ pub(crate) fn are_same_file(one: RawFd, other: RawFd) -> bool {
     file(one).is_some_and(|file_of_one| file(other) == Some(file_of_one))
 }
 
+/// Whether all of these numbers are open descriptors.
+pub(crate) fn are_open<const N: usize>(numbers: [RawFd; N]) -> bool {
+    let mut set = numbers.map(|fd| libc::pollfd {
+        fd,
+        events: 0,
+        revents: 0,
+    });
+    // SAFETY: the set is valid for its length. A number that is no descriptor gives POLLNVAL.
+    let ready = unsafe { libc::poll(set.as_mut_ptr(), N as libc::nfds_t, 0) };
+    ready == 0
+        || set
+            .iter()
+            .all(|polled| polled.revents & libc::POLLNVAL == 0)
+}
+
+/// How many supplementary groups the process has. Nix would first ask how many there could be at
+/// most, which sysconf(3) reads from a file.
+pub(crate) fn count_supplementary_groups() -> nix::Result<usize> {
+    // SAFETY: with a size of 0 nothing is written.
+    let count = unsafe { libc::getgroups(0, std::ptr::null_mut()) };
+    Errno::result(count).map(|count| usize::try_from(count).unwrap_or(0))
+}
+
 /// Takes over descriptor 0. `None` if it is not open, or was taken over before.
 pub(crate) fn take_standard_input() -> Option<OwnedFd> {
     static TAKEN: AtomicBool = AtomicBool::new(false);
@@ -301,19 +323,6 @@ pub(crate) fn watch_child(child: Pid) -> nix::Result<OwnedFd> {
     let fd = Errno::result(fd)?;
     // SAFETY: the kernel has just made this descriptor for us.
     Ok(unsafe { OwnedFd::from_raw_fd(fd as RawFd) })
-}
-
-/// The TCP port that services(5) has under this name.
-pub(crate) fn port_by_name(name: &str) -> Option<u16> {
-    static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
-    let name = CString::new(name).ok()?;
-    let _guard = ONE_AT_A_TIME.lock();
-    // SAFETY: both strings end in NUL. The result points to static memory that only another such
-    // call overwrites, and this is the only one; it is copied before the lock is released.
-    unsafe {
-        let entry = libc::getservbyname(name.as_ptr(), c"tcp".as_ptr());
-        (!entry.is_null()).then(|| u16::from_be((*entry).s_port as u16))
-    }
 }
 
 /// The name of an address in the system's name services (getnameinfo(3)); `None` if it has none.

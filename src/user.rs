@@ -4,13 +4,14 @@ use std::fmt;
 
 use nix::errno::Errno;
 use nix::unistd::{
-    Gid, Group, Uid, User, getegid, geteuid, getgroups, getresgid, getresuid, setgroups, setresgid,
-    setresuid, setuid,
+    Gid, Uid, getegid, geteuid, getresgid, getresuid, setgroups, setresgid, setresuid, setuid,
 };
 
 use crate::error::{Error, Status, describe};
 use crate::log::brief;
+use crate::nss;
 use crate::settings::Fault;
+use crate::sys;
 use crate::value;
 
 /// A user and a group.
@@ -41,13 +42,10 @@ impl Ids {
 /// The user of this name or number. Unknown users and root are refused.
 pub fn find_user(text: &str) -> Result<Uid, Fault> {
     let uid = match value::account(text)? {
-        Some(number) => Uid::from_raw(number),
-        None => found(
-            "user",
-            text,
-            User::from_name(text).map(|user| user.map(|user| user.uid)),
-        )?,
+        Some(number) => number,
+        None => nss::user(text).ok_or_else(|| unknown("user", text))?,
     };
+    let uid = Uid::from_raw(uid);
     if uid.is_root() {
         return Err(Fault::Refused(
             "tcpproxy never serves as root: write another user than uid 0".to_owned(),
@@ -58,26 +56,15 @@ pub fn find_user(text: &str) -> Result<Uid, Fault> {
 
 /// The group of this name or number. Unknown groups are refused.
 pub fn find_group(text: &str) -> Result<Gid, Fault> {
-    match value::account(text)? {
-        Some(number) => Ok(Gid::from_raw(number)),
-        None => found(
-            "group",
-            text,
-            Group::from_name(text).map(|group| group.map(|group| group.gid)),
-        ),
-    }
+    let gid = match value::account(text)? {
+        Some(number) => number,
+        None => nss::group(text).ok_or_else(|| unknown("group", text))?,
+    };
+    Ok(Gid::from_raw(gid))
 }
 
-fn found<T>(what: &str, name: &str, found: nix::Result<Option<T>>) -> Result<T, Fault> {
-    let name = brief(name);
-    match found {
-        Ok(Some(id)) => Ok(id),
-        Ok(None) => Err(Fault::Refused(format!("there is no {what} '{name}'"))),
-        Err(errno) => Err(Fault::Refused(format!(
-            "{what} '{name}' cannot be looked up: {}",
-            describe(errno)
-        ))),
-    }
+fn unknown(what: &str, name: &str) -> Fault {
+    Fault::Refused(format!("there is no {what} '{}'", brief(name)))
 }
 
 /// Whether any of the process's user ids is root's, so that it could serve, or come back, as root.
@@ -106,10 +93,11 @@ pub fn switch_to(ids: Ids) -> Result<Ids, Error> {
     setresuid(ids.uid, ids.uid, ids.uid).map_err(|errno| failed("setresuid", errno))?;
     let users = getresuid().map_err(|errno| failed("getresuid", errno))?;
     let groups = getresgid().map_err(|errno| failed("getresgid", errno))?;
-    let supplementary = getgroups().map_err(|errno| failed("getgroups", errno))?;
+    let supplementary =
+        sys::count_supplementary_groups().map_err(|errno| failed("getgroups", errno))?;
     let changed = [users.real, users.effective, users.saved] == [ids.uid; 3]
         && [groups.real, groups.effective, groups.saved] == [ids.gid; 3]
-        && supplementary.is_empty();
+        && supplementary == 0;
     if !changed || setuid(Uid::from_raw(0)).is_ok() {
         return Err(failed("verification", Errno::EPERM));
     }

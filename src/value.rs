@@ -8,7 +8,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use crate::log::brief;
-use crate::sys;
+use crate::nss;
 
 /// What is wrong with a value, and what would be right.
 pub type Complaint = String;
@@ -103,7 +103,7 @@ pub fn port_or_any(text: &str) -> Result<u16, Complaint> {
             .parse()
             .map_err(|_| format!("port {} is out of range: write 1 to 65535", brief(text)));
     }
-    sys::port_by_name(text).ok_or_else(|| {
+    nss::port(text).ok_or_else(|| {
         format!(
             "'{}' is not a port: write 1 to 65535, or a name from services(5)",
             brief(text)

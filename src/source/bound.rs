@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::mem;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 use nix::errno::Errno;
@@ -17,6 +17,7 @@ use nix::sys::socket::{
 use super::{Endpoint, Listener};
 use crate::error::{Error, Status, describe};
 use crate::log::{Log, brief};
+use crate::nss;
 use crate::value::{self, Complaint};
 
 /// A place to listen: `[interface:]port`.
@@ -154,16 +155,15 @@ fn addresses_of_interface(name: &str) -> Result<Vec<IpAddr>, Error> {
 }
 
 fn places_of_host(name: &str, port: u16) -> Result<Vec<SocketAddr>, Error> {
-    let found = (name, port).to_socket_addrs().map_err(|error| {
+    nss::addresses(name, port).map_err(|failure| {
         Error::new(
             Status::System,
             format!(
-                "'{}' is neither a network interface nor a host that can be resolved: {error}",
+                "'{}' is neither a network interface nor a host that can be resolved: {failure}",
                 brief(name)
             ),
         )
-    })?;
-    Ok(found.collect())
+    })
 }
 
 /// A socket to bind.

@@ -1,8 +1,9 @@
 //! Surroundings of a test's own: a network without the machine's addresses, and mounts that
 //! nobody else sees. Everything that the test starts in there is in there too.
 
-use std::fs;
+use std::fs::{self, Permissions};
 use std::net::UdpSocket;
+use std::os::unix::fs::PermissionsExt;
 use std::panic::resume_unwind;
 use std::path::Path;
 use std::process::Command;
@@ -67,6 +68,12 @@ impl<'a> Replaced<'a> {
             &["--bind", ours.to_str().unwrap(), path.to_str().unwrap()],
         );
         Replaced { path }
+    }
+
+    /// Makes a program of it, which it is not at first.
+    pub fn executable(self) -> Replaced<'a> {
+        fs::set_permissions(self.path, Permissions::from_mode(0o755)).unwrap();
+        self
     }
 
     /// Changes the content.

@@ -1,0 +1,128 @@
+//! Names come from where nsswitch.conf(5) says, however the program is linked: modules that it
+//! cannot load itself are asked by getent(1).
+
+mod harness;
+
+use std::io::Write;
+use std::net::TcpListener;
+use std::process::{Command, Stdio};
+use std::time::Instant;
+
+use harness::private::{Replaced, names, privately};
+use harness::processes::children;
+use harness::{Running, Scratch, Standalone, TCPPROXY, eventually, field, read_all};
+
+/// An upstream that says a word to whoever connects, on the address given; its port.
+fn speaker(address: &str, word: &'static str) -> u16 {
+    let listener = TcpListener::bind((address, 0)).unwrap();
+    let port = listener.local_addr().unwrap().port();
+    std::thread::spawn(move || {
+        for client in listener.incoming() {
+            client.unwrap().write_all(word.as_bytes()).unwrap();
+        }
+    });
+    port
+}
+
+/// The exit status of a check of these arguments, and what it says.
+fn check(arguments: &[&str]) -> (Option<i32>, String) {
+    let mut command = Command::new(TCPPROXY);
+    command.arg("--check").args(arguments).stdin(Stdio::null());
+    let mut running = Running::start(&mut command);
+    let status = running.status().code();
+    (status, running.log.all().concat())
+}
+
+#[test]
+fn hosts_are_found_by_modules_of_every_kind() {
+    for modules in [
+        "files dns",
+        "db files",
+        "nosuch files",
+        "files [NOTFOUND=return] db",
+    ] {
+        privately(|| {
+            let scratch = Scratch::new();
+            let _names = names(&scratch, "127.0.0.2 far.example\n");
+            let lines = format!("hosts: {modules}\n");
+            let _modules = Replaced::with(&scratch, "/etc/nsswitch.conf", &lines);
+            let port = speaker("127.0.0.2", "far");
+            let proxy = Standalone::start(&[&format!("far.example:{port}")]);
+            assert_eq!(read_all(proxy.connect()), b"far", "{modules}");
+
+            let proxy = Standalone::start(&[&format!("nosuch.example:{port}")]);
+            assert_eq!(read_all(proxy.connect()), b"", "{modules}");
+            let closed = proxy.closed();
+            assert_eq!(field(&closed, "reason"), "name-not-found", "{modules}");
+        });
+    }
+}
+
+#[test]
+fn programs_are_told_names_that_modules_of_every_kind_know() {
+    for modules in ["files", "db files"] {
+        privately(|| {
+            let scratch = Scratch::new();
+            let _names = names(&scratch, "127.0.0.1 client.example\n");
+            let lines = format!("hosts: {modules}\n");
+            let _modules = Replaced::with(&scratch, "/etc/nsswitch.conf", &lines);
+            let proxy = Standalone::start(&["/bin/sh", "-c", "echo $PROXY_CLIENTNAME"]);
+            assert_eq!(read_all(proxy.connect()), b"client.example\n", "{modules}");
+        });
+    }
+}
+
+#[test]
+fn users_and_ports_are_found_by_modules_of_every_kind() {
+    for (modules, getent) in [
+        ("files", true),
+        ("files", false),
+        ("db files", true),
+        ("nosuch files", true),
+        // The file is all that is left to ask then.
+        ("systemd files", false),
+        ("files systemd", false),
+    ] {
+        privately(|| {
+            let scratch = Scratch::new();
+            let lines = format!("passwd: {modules}\ngroup: {modules}\nservices: {modules}\n");
+            let _modules = Replaced::with(&scratch, "/etc/nsswitch.conf", &lines);
+            let case = format!("{modules}, getent: {getent}");
+            if !getent {
+                Replaced::with(&scratch, "/usr/bin/getent", "not a program");
+            }
+            let (status, says) = check(&["-u", "daemon", "-g", "daemon", "host:http"]);
+            assert_eq!((status, says.as_str()), (Some(0), ""), "{case}");
+            for (arguments, expected) in [
+                (["-u", "nosuch", "host"], 78),
+                (["-g", "nosuch", "host"], 78),
+                (["-t", "5", "host:nosuch"], 64),
+            ] {
+                let (status, says) = check(&arguments);
+                assert_eq!(status, Some(expected), "{case}: {says}");
+                assert!(says.contains("nosuch"), "{case}: {says}");
+            }
+        });
+    }
+}
+
+#[test]
+fn a_module_that_does_not_answer_is_not_waited_for_longer_than_an_upstream() {
+    privately(|| {
+        let scratch = Scratch::new();
+        let _names = names(&scratch, "");
+        let _modules = Replaced::with(&scratch, "/etc/nsswitch.conf", "hosts: nosuch files\n");
+        let hanging = "#!/bin/sh\nexec sleep 1000\n";
+        let _getent = Replaced::with(&scratch, "/usr/bin/getent", hanging).executable();
+        let arguments = ["--connect-timeout", "300ms", "far.example:1"];
+        let proxy = Standalone::start(&arguments);
+        let start = Instant::now();
+        assert_eq!(read_all(proxy.connect()), b"");
+        let took = start.elapsed().as_millis();
+        assert!((300..3_000).contains(&took), "{took} ms");
+        assert_eq!(field(&proxy.closed(), "reason"), "connect-timeout");
+        eventually("the session and its question to be gone", || {
+            children(proxy.process.pid()).is_empty().then_some(())
+        });
+    });
+}
