@@ -394,12 +394,12 @@ fn what_nobody_listens_on_refuses_and_the_client_sees_an_end_without_a_byte() {
 }
 
 #[test]
-fn an_idle_session_stays_under_300_kib_of_private_memory() {
+fn an_idle_session_stays_under_300_kib_of_memory_of_its_own() {
     for engine in Engine::ALL {
         let mut through = Through::start(engine, &[]);
         through.client.write_all(b"x").unwrap();
         through.upstream.read_exact(&mut [0]).unwrap();
-        let memory = harness::processes::private_memory(through.session());
+        let memory = harness::processes::written_memory(through.session());
         assert!(memory < 300 << 10, "{engine:?}: {memory} bytes");
     }
 }
