@@ -1,6 +1,6 @@
 //! A line per ended session in a file of its own, for programs that read such files.
 
-use std::fmt::Write as _;
+use std::fmt::{self, Write as _};
 use std::fs::File;
 use std::io::{self, Write};
 use std::path::PathBuf;
@@ -63,29 +63,34 @@ pub struct Record {
     pub signal: Option<String>,
 }
 
-impl Record {
+impl fmt::Display for Record {
     /// The closed line.
-    pub fn line(&self) -> String {
-        let client = self
-            .client
-            .map_or_else(|| "-".to_owned(), |client| client.to_string());
-        let signal = self.signal.as_ref();
-        let signal = signal.map_or_else(String::new, |signal| format!(" signal={signal}"));
-        format!(
-            "session {} closed: client={client} server={} sent={} received={} \
-             duration={:.3}s reason={}{signal}",
-            self.session,
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        write!(f, "session {} closed: client=", self.session)?;
+        match &self.client {
+            Some(client) => write!(f, "{client}")?,
+            None => f.write_str("-")?,
+        }
+        write!(
+            f,
+            " server={} sent={} received={} duration={:.3}s reason={}",
             escape_word(&self.server),
             self.sent,
             self.received,
             self.duration.as_secs_f64(),
             self.reason
-        )
+        )?;
+        match &self.signal {
+            Some(signal) => write!(f, " signal={signal}"),
+            None => Ok(()),
+        }
     }
+}
 
+impl Record {
     fn in_format(&self, format: Format, now: SystemTime, tag: &str) -> String {
         match format {
-            Format::Tcpproxy => format!("{} {tag}: {}\n", timestamp(now, 3), self.line()),
+            Format::Tcpproxy => format!("{} {tag}: {self}\n", timestamp(now, 3)),
             Format::Common => self.common(now),
             Format::Rinetd => self.rinetd(now),
             Format::Json => self.json(now),
@@ -296,7 +301,7 @@ mod tests {
     #[test]
     fn the_closed_line_has_its_fields_in_order() {
         assert_eq!(
-            record().line(),
+            record().to_string(),
             "session 17 closed: client=192.0.2.7:50123 server=[2001:db8::2]:26 sent=5 received=7 \
              duration=3.201s reason=client-closed"
         );

@@ -85,9 +85,12 @@ fn show(shown: Shown, streams: Streams) -> Result<Status, Error> {
 
 /// Prints on standard output, unless a client is there.
 fn print(text: &str, streams: Streams) -> Result<Status, Error> {
-    if !streams.stdout_is_client {
-        io::stdout()
+    if !streams.stdout_is_client() {
+        let mut stdout = io::stdout();
+        stdout
             .write_all(text.as_bytes())
+            // Without std's own start and end around `main`, nobody else does.
+            .and_then(|()| stdout.flush())
             .map_err(|error| Error::io("standard output", &error))?;
     }
     Ok(Status::Done)

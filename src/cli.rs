@@ -4,7 +4,8 @@
 //! getopts(3)-style parsing is the getopts crate's; which options there are is
 //! [`crate::settings`]' business. Handler arguments need not be UTF-8, everything else must be.
 
-use std::collections::HashMap;
+use std::cell::LazyCell;
+use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
 
@@ -32,14 +33,15 @@ pub struct CommandLine {
 /// and what would be right; it is of status 64, or 78 for users and groups that cannot be.
 pub fn parse(arguments: impl Iterator<Item = OsString>) -> Result<CommandLine, Error> {
     let arguments: Vec<OsString> = arguments.collect();
-    let options = options();
+    // Most calls from inetd have none.
+    let options = LazyCell::new(options);
     let mut parsed = CommandLine::default();
     let mut state = State::default();
     let mut rest = arguments.as_slice();
     // Options may stand on both sides of an upstream, but what follows a handler is the
     // handler's own. So getopts is asked for one stretch up to a free argument at a time.
     while !rest.is_empty() {
-        if !state.options_ended {
+        if !state.options_ended && rest[0].as_bytes().starts_with(b"-") {
             rest = take_options(&options, rest, &mut parsed.written, &mut state)?;
         }
         let Some((word, after)) = rest.split_first() else {
@@ -80,7 +82,7 @@ struct State {
     /// `--` was among it.
     options_ended: bool,
     /// Which options, by name, so often.
-    seen: HashMap<&'static str, usize>,
+    seen: BTreeMap<&'static str, usize>,
     /// `-p` so many times.
     pidfile_flags: usize,
     /// The file of `-p -p` has been named.

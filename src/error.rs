@@ -3,7 +3,6 @@
 //! What happens to one session is a [`crate::reason::Reason`] instead.
 
 use std::fmt;
-use std::process::ExitCode;
 
 use nix::errno::Errno;
 
@@ -26,12 +25,6 @@ pub enum Status {
     NotPermitted = 77,
     /// The configuration is wrong.
     Config = 78,
-}
-
-impl From<Status> for ExitCode {
-    fn from(status: Status) -> ExitCode {
-        ExitCode::from(status as u8)
-    }
 }
 
 /// One line for a person, and an exit status for a script.

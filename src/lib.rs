@@ -81,13 +81,26 @@ use source::{Client, Source, Streams};
 use supervisor::Again;
 use user::Ids;
 
-/// The whole program, from its arguments to the status it exits with.
-pub fn main() -> Status {
+/// The whole program, from its arguments to its exit. Nothing is torn down: the kernel does that
+/// sooner.
+pub fn main() -> ! {
+    sys::exit_now(status() as i32)
+}
+
+/// The status to exit with.
+fn status() -> Status {
     let streams = match Streams::shielded() {
         Ok(streams) => streams,
         // Where the client cannot be kept apart from messages, there are none.
         Err(error) => return error.status(),
     };
+    // A reader of our log, or a peer, that is gone is an error and not an end; so is a limit on
+    // the sizes of files that a log or a transcript reaches.
+    for signal in [Signal::SIGPIPE, Signal::SIGXFSZ] {
+        if sys::ignore(signal).is_err() {
+            return Status::System;
+        }
+    }
     log::report_panics(streams);
     let mut log = Log::at_start(streams);
     match cli::parse(env::args_os().skip(1)).and_then(|line| run(&line, streams, &mut log)) {
@@ -104,8 +117,6 @@ fn run(line: &CommandLine, streams: Streams, log: &mut Log) -> Result<Status, Er
         return Ok(status);
     }
     let setup = Setup::new(line)?;
-    // A log or a transcript that reaches a limit on file sizes must not end the session.
-    sys::ignore(Signal::SIGXFSZ).map_err(|errno| Error::system("signals", errno))?;
     *log = open_log(&setup, streams)?;
     let server = &setup.server;
     // Before listening, and where listeners were handed over; one connection needs fewer names.
@@ -152,8 +163,11 @@ fn serve_one(client: Client, setup: &Setup, log: &Log) -> Result<Status, Error> 
 }
 
 fn warn_of_ids(service: &Service, log: &Log) {
-    let current = Ids::current();
     let (user, group) = service.chosen;
+    if (user, group) == (None, None) {
+        return;
+    }
+    let current = Ids::current();
     let others = user.is_some_and(|user| user != current.uid)
         || group.is_some_and(|group| group != current.gid);
     if others && !user::has_root() {

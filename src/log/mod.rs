@@ -163,7 +163,7 @@ impl Log {
         for target in targets {
             sinks.push(match target {
                 Target::Stderr if stderr => Sink::Stderr,
-                Target::Stdout if !streams.stdout_is_client => {
+                Target::Stdout if !streams.stdout_is_client() => {
                     let duplicate = io::stdout().as_fd().try_clone_to_owned();
                     let duplicate = duplicate.map_err(|error| Error::io("dup", &error))?;
                     Sink::Stdout(File::from(duplicate))
@@ -205,7 +205,7 @@ impl Log {
 
     /// Notes the end of a session, here and in the access log.
     pub fn session_ended(&self, level: Level, record: &Record) {
-        self.line(level, record.line());
+        self.line(level, record);
         if let Some(access_log) = &self.access_log {
             let tag = format!("{}[{}]", self.name, process::id());
             // Like any other line: one that cannot be written is lost.
@@ -259,7 +259,7 @@ impl Log {
     /// One line, to every sink. A sink that cannot take it loses it: there is nobody to tell,
     /// and a session must not wait for its log.
     pub fn line(&self, level: Level, what: impl Display) {
-        if level > self.level {
+        if level > self.level || !self.sinks.iter().any(Sink::is_heard) {
             return;
         }
         let text = printable(what);
@@ -302,6 +302,14 @@ pub(crate) fn open_file(path: &Path) -> io::Result<File> {
 impl Sink {
     fn syslog(fall_back: bool) -> Sink {
         Sink::Syslog(RefCell::new(Syslog::new(fall_back)))
+    }
+
+    /// Whether a line would be read by anybody, as far as can be known.
+    fn is_heard(&self) -> bool {
+        match self {
+            Sink::Syslog(syslog) => syslog.borrow_mut().is_heard(),
+            Sink::Stderr | Sink::Stdout(_) | Sink::File(_) => true,
+        }
     }
 
     /// Writes one line with one write, so that lines of several processes do not mix.

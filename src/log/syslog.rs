@@ -1,7 +1,8 @@
 //! The system's log, by the syslog crate: connected to when there is something to say, and never
 //! waited for.
 
-use std::io::{self, Write};
+use std::io::{self, BufWriter, Write};
+use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::process;
 use std::time::SystemTime;
 
@@ -32,10 +33,18 @@ impl Syslog {
         }
     }
 
-    /// Writes a line if there is a system's log.
-    pub(super) fn write(&mut self, level: Level, name: &str, text: &str) -> io::Result<()> {
+    /// Whether a line would be read by anybody: here, or on standard error instead.
+    pub(super) fn is_heard(&mut self) -> bool {
         if let Connection::Untried = self.connection {
             self.connection = Syslog::connect().map_or(Connection::Absent, Connection::Open);
+        }
+        self.fall_back || matches!(self.connection, Connection::Open(_))
+    }
+
+    /// Writes a line if there is a system's log.
+    pub(super) fn write(&mut self, level: Level, name: &str, text: &str) -> io::Result<()> {
+        if !self.is_heard() {
+            return Ok(());
         }
         match self.send(level, name, text) {
             // Full: this line is lost.
@@ -72,17 +81,33 @@ impl Syslog {
         self.fall_back && matches!(self.connection, Connection::Absent)
     }
 
-    /// Connects so that a full socket loses lines rather than delaying sessions.
+    /// Connects so that a full socket loses lines rather than delaying sessions. The crate's own
+    /// `unix` would try two more places that are other systems'.
     fn connect() -> Option<Box<Logger<LoggerBackend, Rfc3164>>> {
-        let logger = syslog::unix(Rfc3164).ok()?;
-        match &logger.backend {
-            LoggerBackend::Unix(socket) => socket.set_nonblocking(true),
-            LoggerBackend::UnixStream(socket) => socket.get_ref().set_nonblocking(true),
-            LoggerBackend::Udp(..) | LoggerBackend::Tcp(_) => Ok(()),
-        }
-        .ok()?;
-        Some(Box::new(logger))
+        let backend = match connected_datagram() {
+            // Some daemons listen on a stream socket.
+            Err(error) if error.raw_os_error() == Some(libc::EPROTOTYPE) => {
+                let socket = UnixStream::connect(DEV_LOG).ok()?;
+                socket.set_nonblocking(true).ok()?;
+                LoggerBackend::UnixStream(BufWriter::new(socket))
+            }
+            socket => LoggerBackend::Unix(socket.ok()?),
+        };
+        Some(Box::new(Logger {
+            formatter: Rfc3164,
+            backend,
+        }))
     }
+}
+
+/// Where the system's log listens (syslog(3)).
+const DEV_LOG: &str = "/dev/log";
+
+fn connected_datagram() -> io::Result<UnixDatagram> {
+    let socket = UnixDatagram::unbound()?;
+    socket.connect(DEV_LOG)?;
+    socket.set_nonblocking(true)?;
+    Ok(socket)
 }
 
 /// The form that syslog(3) writes to /dev/log: RFC 3164 without a host name. The crate's own

@@ -4,6 +4,7 @@
 mod handler;
 mod journal;
 
+use std::mem;
 use std::os::fd::{AsFd, AsRawFd};
 use std::path::Path;
 use std::time::Instant;
@@ -77,7 +78,7 @@ pub fn serve(client: Client, service: &Service, state_dir: Option<&Path>, log: &
             Denied::ByTermination => Reason::Terminated,
             Denied::ByTime => Reason::MaxDuration,
         }),
-        (Ok(admitted), Action::Forward(forward)) => relay_to(&admitted, forward, ends_at, &journal),
+        (Ok(admitted), Action::Forward(forward)) => relay_to(admitted, forward, ends_at, &journal),
         (Ok(admitted), Action::Exec(program)) => {
             handler::run(admitted, program, service, &facts, ends_at, &journal)
         }
@@ -109,7 +110,7 @@ fn count_among_processes(
 }
 
 fn relay_to(
-    admitted: &Admitted,
+    admitted: Admitted,
     forward: &Forward,
     ends_at: Option<Instant>,
     journal: &Journal,
@@ -150,6 +151,9 @@ fn relay_to(
     if let Some(error) = transcript.as_ref().and_then(Transcript::failure) {
         warn_of_transcript(journal, error);
     }
+    // Both sides have been told. The process ends with its session, and the kernel then closes what
+    // is open without being called for each.
+    mem::forget((admitted, upstream.socket));
     match relayed {
         Ok(Outcome {
             reason,

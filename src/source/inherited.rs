@@ -2,17 +2,18 @@
 //! descriptor 3 on (sd_listen_fds(3)).
 
 use std::env;
-use std::fs::{File, OpenOptions};
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, IntoRawFd, OwnedFd, RawFd};
 use std::process;
 
 use nix::errno::Errno;
+use nix::fcntl::{OFlag, open};
 use nix::sys::socket::sockopt::{AcceptConn, SockType as SocketType};
 use nix::sys::socket::{
     AddressFamily, SockType, SockaddrLike, SockaddrStorage, getpeername, getsockname, getsockopt,
 };
-use nix::unistd::{dup2_stderr, dup2_stdin, dup2_stdout};
+use nix::sys::stat::Mode;
+use nix::unistd::{close, dup2_stdin, dup2_stdout};
 
 use super::{Client, Endpoint, INETD_WAIT_IDLE, Listener, Listeners, Origin, Source};
 use crate::error::Error;
@@ -22,34 +23,44 @@ use crate::value;
 /// The first descriptor that a service manager passes (sd_listen_fds(3)).
 const FIRST_PASSED: i32 = 3;
 
-/// Which standard streams were a client's socket when the process started. inetd and xinetd put
-/// it on 0, 1 and 2, and nothing but data may ever reach it.
+/// Which standard streams are a client's socket. inetd and xinetd put it on 0, 1 and 2, and
+/// nothing but data may ever reach it.
 #[derive(Debug, Clone, Copy)]
 pub struct Streams {
-    /// Standard output was.
-    pub stdout_is_client: bool,
-    /// Standard error was.
+    /// Standard error was, when the process started.
     pub stderr_is_client: bool,
 }
 
 impl Streams {
     /// Looks at the standard streams. Where standard error is a client's socket, puts /dev/null
-    /// in its place, so that not even a dying runtime can write there.
+    /// in its place, so that not even a dying runtime can write there; and in the place of those
+    /// that are not open, so that no other file takes it.
     pub fn shielded() -> Result<Streams, Error> {
-        let streams = Streams {
-            stdout_is_client: may_be_client(io::stdout().as_fd()),
-            stderr_is_client: may_be_client(io::stderr().as_fd()),
-        };
-        if streams.stderr_is_client {
-            dup2_stderr(null_device()?).map_err(|errno| Error::system("dup2", errno))?;
+        let stderr_is_client = may_be_client(io::stderr().as_fd());
+        if stderr_is_client {
+            close(STDERR).map_err(|errno| Error::system("close", errno))?;
         }
-        Ok(streams)
+        if stderr_is_client || !sys::are_open([STDIN, STDOUT, STDERR]) {
+            // A new descriptor is always the lowest number that is free.
+            while null_device()?.into_raw_fd() < STDERR {}
+        }
+        Ok(Streams { stderr_is_client })
+    }
+
+    /// Whether standard output is.
+    pub fn stdout_is_client(self) -> bool {
+        may_be_client(io::stdout().as_fd())
     }
 }
 
-fn null_device() -> Result<File, Error> {
-    let device = OpenOptions::new().read(true).write(true).open("/dev/null");
-    device.map_err(|error| Error::io("/dev/null", &error))
+const STDIN: RawFd = 0;
+const STDOUT: RawFd = 1;
+const STDERR: RawFd = 2;
+
+/// It stays open in programs that replace this one.
+fn null_device() -> Result<OwnedFd, Error> {
+    let device = open("/dev/null", OFlag::O_RDWR, Mode::empty());
+    device.map_err(|errno| Error::system("/dev/null", errno))
 }
 
 /// Whether a standard stream leads to a client: an Internet socket always does; a unix-domain
@@ -139,7 +150,7 @@ fn move_above_standard_streams(listener: Listener, streams: Streams) -> Result<L
     let socket = socket.map_err(|error| Error::io("dup", &error))?;
     let null = null_device()?;
     dup2_stdin(&null).map_err(system)?;
-    if streams.stdout_is_client {
+    if streams.stdout_is_client() {
         dup2_stdout(&null).map_err(system)?;
     }
     // Descriptor 0 is the null device's now, and stays open.
@@ -179,18 +190,18 @@ fn examine(fd: OwnedFd, place: &str) -> Result<Found, Error> {
             "{place} is a socket of another family than IPv4, IPv6 and unix"
         ))
     };
-    if getsockopt(&fd, AcceptConn).unwrap_or(false) {
-        let local = Endpoint::local(fd.as_fd()).ok_or_else(unsupported)?;
-        return Ok(Found::Listener(Listener {
-            socket: fd,
-            local,
-            planned: None,
-        }));
-    }
     match getpeername::<SockaddrStorage>(fd.as_raw_fd()) {
         Ok(peer) => {
             let address = Endpoint::from_address(&peer).ok_or_else(unsupported)?;
             Ok(Found::Connection(fd, address))
+        }
+        Err(Errno::ENOTCONN) if getsockopt(&fd, AcceptConn).unwrap_or(false) => {
+            let local = Endpoint::local(fd.as_fd()).ok_or_else(unsupported)?;
+            Ok(Found::Listener(Listener {
+                socket: fd,
+                local,
+                planned: None,
+            }))
         }
         Err(Errno::ENOTCONN) => Ok(Found::Gone),
         Err(errno) => Err(Error::system(format_args!("{place}: getpeername"), errno)),

@@ -190,9 +190,14 @@ fn start_connecting(address: SocketAddr, source: Option<IpAddr>) -> nix::Result<
         )?;
     }
     match connect(socket.as_raw_fd(), &SockaddrStorage::from(address)) {
-        Ok(()) => outcome(&socket).map(|()| (socket, true)),
-        Err(Errno::EINPROGRESS) => Ok((socket, false)),
-        Err(errno) => Err(errno),
+        Ok(()) | Err(Errno::EINPROGRESS) => {}
+        Err(errno) => return Err(errno),
+    }
+    // On one machine the connection is there by now, though connect(2) does not know it yet.
+    match getpeername::<SockaddrStorage>(socket.as_raw_fd()) {
+        Ok(peer) if is_own_address(&socket, &peer) => Err(Errno::ECONNREFUSED),
+        Ok(_) => Ok((socket, true)),
+        Err(_) => Ok((socket, false)),
     }
 }
 
@@ -204,20 +209,20 @@ fn start_connecting(address: SocketAddr, source: Option<IpAddr>) -> nix::Result<
 fn outcome(socket: &OwnedFd) -> nix::Result<()> {
     let flags = MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT;
     match recv(socket.as_raw_fd(), &mut [0], flags) {
-        Ok(_) | Err(Errno::EAGAIN | Errno::EINTR) if is_connected_to_itself(socket) => {
-            Err(Errno::ECONNREFUSED)
-        }
-        Ok(_) | Err(Errno::EAGAIN | Errno::EINTR) => Ok(()),
-        Err(errno) => Err(errno),
+        Ok(_) | Err(Errno::EAGAIN | Errno::EINTR) => {}
+        Err(errno) => return Err(errno),
+    }
+    match getpeername::<SockaddrStorage>(socket.as_raw_fd()) {
+        Ok(peer) if is_own_address(socket, &peer) => Err(Errno::ECONNREFUSED),
+        // One that cannot be asked has been reset meanwhile, which the relay will find.
+        Ok(_) | Err(_) => Ok(()),
     }
 }
 
 /// Connecting to a local port in the ephemeral range, where nobody listens, can meet itself
 /// (RFC 9293 §3.5, simultaneous open): then our own bytes would be the reply.
-fn is_connected_to_itself(socket: &OwnedFd) -> bool {
-    let local = getsockname::<SockaddrStorage>(socket.as_raw_fd());
-    let peer = getpeername::<SockaddrStorage>(socket.as_raw_fd());
-    matches!((local, peer), (Ok(local), Ok(peer)) if local == peer)
+fn is_own_address(socket: &OwnedFd, peer: &SockaddrStorage) -> bool {
+    getsockname::<SockaddrStorage>(socket.as_raw_fd()).is_ok_and(|local| local == *peer)
 }
 
 pub(super) fn connect_unix(
