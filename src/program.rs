@@ -80,7 +80,7 @@ impl Program {
         for name in NOT_FOR_PROGRAMS {
             command.env_remove(name);
         }
-        for (name, value) in &facts.0 {
+        for (name, value) in facts.by_name() {
             command.env(format!("{}{name}", environment.prefix), value);
         }
         command.env(format!("{}SERVER", environment.prefix), server);
@@ -110,23 +110,38 @@ pub struct Environment {
     pub clear: bool,
 }
 
-/// What programs are told of a connection, by the names of the variables without their prefix.
-pub struct Facts(Vec<(&'static str, String)>);
+/// What programs are told of a connection.
+pub struct Facts {
+    client: Endpoint,
+    local: Endpoint,
+    name: Option<String>,
+    session: u64,
+}
 
 impl Facts {
     /// The facts about a client; `name` is its confirmed name, if it has one.
-    pub fn about(client: &Client, name: Option<&str>) -> Facts {
-        let port = |endpoint: &Endpoint| endpoint.port().unwrap_or(0).to_string();
-        let address = client.address.host();
-        let name = name.map_or_else(|| address.clone(), str::to_owned);
-        Facts(vec![
-            ("PORT", port(&client.local)),
-            ("INTERFACE", client.local.host()),
+    pub fn about(client: &Client, name: Option<String>) -> Facts {
+        Facts {
+            client: client.address,
+            local: client.local,
+            name,
+            session: client.session(),
+        }
+    }
+
+    /// By the names of the variables without their prefix.
+    fn by_name(&self) -> [(&'static str, String); 6] {
+        let port = |endpoint: Endpoint| endpoint.port().unwrap_or(0).to_string();
+        let address = self.client.host();
+        let name = self.name.as_ref().unwrap_or(&address).clone();
+        [
+            ("PORT", port(self.local)),
+            ("INTERFACE", self.local.host()),
             ("CLIENT", address),
             ("CLIENTNAME", name),
-            ("CLIENTPORT", port(&client.address)),
-            ("SESSION", client.session().to_string()),
-        ])
+            ("CLIENTPORT", port(self.client)),
+            ("SESSION", self.session.to_string()),
+        ]
     }
 }
 

@@ -63,7 +63,7 @@ pub fn serve(client: Client, service: &Service, state_dir: Option<&Path>, log: &
         }
         Endpoint::Inet(_) | Endpoint::Unix => None,
     };
-    let facts = Facts::about(passed.client(), name.as_deref());
+    let facts = Facts::about(passed.client(), name.clone());
     journal.open(name, ids);
     if wait::is_end_asked_for() {
         return journal.close(Ended::before_action(Reason::Terminated));

@@ -243,10 +243,11 @@ impl Route {
             name: "-".to_owned(),
         };
         for upstream in &self.upstreams {
-            let name = upstream.name(default_port);
             let deadline = Instant::now() + self.connect_timeout;
             let deadline = ends_at.map_or(deadline, |ends_at| ends_at.min(deadline));
-            let failed = match self.reach(upstream, default_port, deadline, client) {
+            let reached = self.reach(upstream, default_port, deadline, client);
+            let name = upstream.name(default_port);
+            let failed = match reached {
                 Ok(socket) => return Ok(Connected { socket, name }),
                 Err(failed) => failed,
             };
