@@ -7,7 +7,7 @@ use std::fs;
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixDatagram, UnixListener};
 use std::process::{Command, Stdio};
 use std::thread;
@@ -16,40 +16,12 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use harness::private::{privately, run};
+use harness::private::{bare_dev, privately, system_log};
 use harness::processes::only_child;
 use harness::{
-    PATIENCE, Running, Scratch, Standalone, TCPPROXY, Upstream, eventually, field, patient,
-    read_all, socket_pair, under_inetd,
+    Running, Scratch, Standalone, TCPPROXY, Upstream, eventually, field, patient, read_all,
+    socket_pair, under_inetd,
 };
-
-/// A /dev of the test's own, without /dev/log.
-fn bare_dev(scratch: &Scratch) {
-    let place = scratch.join("dev");
-    fs::create_dir(&place).unwrap();
-    let place = place.to_str().unwrap();
-    run("mount", &["-t", "tmpfs", "-o", "mode=755", "none", place]);
-    for device in ["null", "zero", "full", "urandom"] {
-        fs::write(format!("{place}/{device}"), "").unwrap();
-        let ours = format!("{place}/{device}");
-        run("mount", &["--bind", &format!("/dev/{device}"), &ours]);
-    }
-    fs::create_dir(format!("{place}/pts")).unwrap();
-    let options = "newinstance,ptmxmode=0666";
-    let pts = format!("{place}/pts");
-    run("mount", &["-t", "devpts", "-o", options, "none", &pts]);
-    symlink("pts/ptmx", format!("{place}/ptmx")).unwrap();
-    run("mount", &["--move", place, "/dev"]);
-}
-
-/// The system's log, as far as programs see it.
-fn system_log() -> UnixDatagram {
-    let _ = fs::remove_file("/dev/log");
-    let socket = UnixDatagram::bind("/dev/log").unwrap();
-    fs::set_permissions("/dev/log", fs::Permissions::from_mode(0o666)).unwrap();
-    socket.set_read_timeout(Some(PATIENCE)).unwrap();
-    socket
-}
 
 /// The next message that contains this text.
 fn message(log: &UnixDatagram, text: &str) -> String {

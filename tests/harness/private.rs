@@ -3,7 +3,8 @@
 
 use std::fs::{self, Permissions};
 use std::net::UdpSocket;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::net::UnixDatagram;
 use std::panic::resume_unwind;
 use std::path::Path;
 use std::process::Command;
@@ -11,7 +12,7 @@ use std::thread;
 
 use nix::errno::Errno;
 
-use super::{Scratch, needs_root};
+use super::{PATIENCE, Scratch, needs_root};
 
 /// Runs a test in namespaces of its own, in a thread of its own: network (with `lo` up) and
 /// mounts. Threads and processes that it starts are in them too.
@@ -50,6 +51,34 @@ pub fn add_address(address: &str) {
         arguments.push("nodad");
     }
     run("ip", &arguments);
+}
+
+/// A /dev of the test's own, without /dev/log.
+pub fn bare_dev(scratch: &Scratch) {
+    let place = scratch.join("dev");
+    fs::create_dir(&place).unwrap();
+    let place = place.to_str().unwrap();
+    run("mount", &["-t", "tmpfs", "-o", "mode=755", "none", place]);
+    for device in ["null", "zero", "full", "urandom"] {
+        fs::write(format!("{place}/{device}"), "").unwrap();
+        let ours = format!("{place}/{device}");
+        run("mount", &["--bind", &format!("/dev/{device}"), &ours]);
+    }
+    fs::create_dir(format!("{place}/pts")).unwrap();
+    let options = "newinstance,ptmxmode=0666";
+    let pts = format!("{place}/pts");
+    run("mount", &["-t", "devpts", "-o", options, "none", &pts]);
+    symlink("pts/ptmx", format!("{place}/ptmx")).unwrap();
+    run("mount", &["--move", place, "/dev"]);
+}
+
+/// The system's log, as far as programs see it.
+pub fn system_log() -> UnixDatagram {
+    let _ = fs::remove_file("/dev/log");
+    let socket = UnixDatagram::bind("/dev/log").unwrap();
+    fs::set_permissions("/dev/log", fs::Permissions::from_mode(0o666)).unwrap();
+    socket.set_read_timeout(Some(PATIENCE)).unwrap();
+    socket
 }
 
 /// A file of the system that the test has its own version of.
