@@ -15,6 +15,18 @@ use crate::source::Streams;
 /// Gives the answer that a command line asks for; `None` if it asks to serve.
 pub fn instead(line: &CommandLine, streams: Streams, log: &Log) -> Result<Option<Status>, Error> {
     let written = &line.written;
+    let asked = (written.shown.is_some() || written.check == Some(true))
+        || (written.list.is_some() || written.explain.is_some());
+    match asked {
+        true => give(line, streams, log),
+        false => Ok(None),
+    }
+}
+
+// Cold: what it needs of the stack is not to be touched by every session's start.
+#[cold]
+fn give(line: &CommandLine, streams: Streams, log: &Log) -> Result<Option<Status>, Error> {
+    let written = &line.written;
     if let Some(shown) = written.shown {
         return show(shown, streams).map(Some);
     }

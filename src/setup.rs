@@ -93,18 +93,21 @@ impl Setup {
     /// What a command line and the configuration file it calls for come to. The file is read
     /// only if there is no `server` argument, or if it was named.
     pub fn new(line: &CommandLine) -> Result<Setup, Unusable> {
-        let read = read_config(line)?;
-        let from_file = read.is_some();
-        let Config { defaults, services } = read.unwrap_or_default();
-        let standalone_in_file = defaults.standalone;
-        let effective = line.written.clone().within(&defaults);
+        let config = config_path(line)?.map(read).transpose()?;
+        let from_file = config.is_some();
+        let standalone_in_file = config.as_ref().and_then(|file| file.defaults.standalone);
+        let effective = match &config {
+            Some(file) => line.written.clone().within(&file.defaults),
+            None => line.written.clone(),
+        };
         let (services, binds) = match &line.server {
             Some(server) => {
                 let service = Service::new(None, effective.clone(), server.clone())?;
                 (Services::One(Rc::new(service)), line.written.binds.clone())
             }
             None => {
-                let services = Services::of(services, &effective)?;
+                let entries = config.map_or_else(Vec::new, |file| file.services);
+                let services = Services::of(entries, &effective)?;
                 let binds = services.binds();
                 (services, binds)
             }
@@ -161,7 +164,8 @@ impl ServerSettings {
 /// The configuration that a command line calls for, if it does, with the command line's own
 /// settings over the file's defaults, as `-zz` prints it.
 pub fn effective_config(line: &CommandLine) -> Result<Config, Unusable> {
-    let mut config = read_config(line)?.unwrap_or_default();
+    let config = config_path(line)?.map(read).transpose()?;
+    let mut config = *config.unwrap_or_default();
     config.defaults = line.written.clone().within(&config.defaults);
     if let Some(server) = &line.server {
         let entry = |bind: &Bind| config::Entry {
@@ -176,7 +180,8 @@ pub fn effective_config(line: &CommandLine) -> Result<Config, Unusable> {
     Ok(config)
 }
 
-fn read_config(line: &CommandLine) -> Result<Option<Config>, Unusable> {
+/// The configuration file that a command line calls for, if it does.
+fn config_path(line: &CommandLine) -> Result<Option<&Path>, Unusable> {
     if line.server.is_none() && !line.written.binds.is_empty() {
         return Err(Unusable::Error(Error::usage(
             "option -b/--bind: needs a server: write host[:port], [v6]:port, unix:/path, \
@@ -195,8 +200,14 @@ fn read_config(line: &CommandLine) -> Result<Option<Config>, Unusable> {
             default::CONFIG
         ))));
     }
+    Ok(Some(path))
+}
+
+// Cold: what it needs of the stack is not to be touched by every session's start.
+#[cold]
+fn read(path: &Path) -> Result<Box<Config>, Unusable> {
     config::parse(path, &Disk)
-        .map(Some)
+        .map(Box::new)
         .map_err(Unusable::Problems)
 }
 
