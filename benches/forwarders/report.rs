@@ -1,0 +1,217 @@
+//! The tables, in Markdown.
+
+use std::fmt::Write;
+
+use crate::contestants::Contestant;
+use crate::machine::Machine;
+use crate::results::{Results, Row};
+
+pub(crate) fn markdown(results: &Results, machine: &Machine, words: &[String]) -> String {
+    let mut text = String::from("# tcpproxy beside its peers\n\n");
+    let command = match words
+        .iter()
+        .filter(|word| *word != "--bench")
+        .collect::<Vec<_>>()
+    {
+        none if none.is_empty() => "cargo bench".to_owned(),
+        options => {
+            let options: Vec<&str> = options.into_iter().map(String::as_str).collect();
+            format!("cargo bench -- {}", options.join(" "))
+        }
+    };
+    let Machine {
+        date,
+        hardware,
+        system,
+    } = machine;
+    let facts = [
+        ("Date", date.clone()),
+        ("Machine", hardware.clone()),
+        ("System", system.clone()),
+        ("Command", format!("`{command}`")),
+        ("Versions", versions(results)),
+    ];
+    // Writing to a String cannot fail.
+    for (name, value) in facts {
+        let _ = writeln!(text, "- {name}: {value}");
+    }
+    text.push_str("\n## Ours and the best\n\n");
+    text.push_str(&summary(results));
+    text.push_str("\n## Everybody\n\n");
+    text.push_str(&everybody(results));
+    if !results.notes.is_empty() {
+        text.push_str("\n## Notes of this run\n\n");
+        for note in &results.notes {
+            let _ = writeln!(text, "- {note}");
+        }
+    }
+    text.push_str(METHOD);
+    text
+}
+
+const METHOD: &str = "
+## How it was measured
+
+Medians of rounds in which everybody takes turns, in a network namespace of their own. Client and
+backend are processes beside the forwarder and share the processors with it; *direct* is the client
+at the backend, without a forwarder. Processor time is the forwarder's alone, user and system, all
+its processes included: under a super-server also its fork and the program's execve. A short
+connection is a request of 64 bytes, the same back, and the client's end; under a super-server it is
+over when the forwarder has ended, too. Every byte of a bulk transfer is compared with what was sent;
+the mean is over 1 and 8 connections, up and down. In round trips client, forwarder and backend share
+one processor. Memory is that of the forwarder's processes (Pss) and what the kernel holds for them
+(/proc/meminfo), less that of direct connections. haproxy splices always, with 1 MiB pipes, and socat
+has buffers of 128 KiB; the others run with their defaults.
+";
+
+fn versions(results: &Results) -> String {
+    let versions = results.present.iter();
+    let versions = versions.filter(|one| one.contestant != Contestant::Direct);
+    let versions: Vec<&str> = versions.map(|one| &*one.version).collect();
+    versions.join("; ")
+}
+
+fn summary(results: &Results) -> String {
+    let mut table = Table::new([
+        "measure",
+        "direct",
+        "tcpproxy",
+        "to direct",
+        "best peer",
+        "to it",
+    ]);
+    table.head.push("best with a process each".into());
+    table.head.push("to it".into());
+    for row in results.rows() {
+        let ours = results.value(row, Contestant::Tcpproxy);
+        let direct = results.value(row, Contestant::Direct);
+        let best = results.best_peer(row);
+        let forking = results.best_forking_peer(row);
+        // Where all are started for each connection, all have a process each.
+        let forking = forking.filter(|_| matches!(row, Row::Rate(_) | Row::RateProcessor(_)));
+        let named = |best: Option<(Contestant, f64)>| match best {
+            Some((who, value)) => format!("{} {}", who.name(), number(row, value)),
+            None => NONE.into(),
+        };
+        table.rows.push(vec![
+            title(row),
+            shown(row, direct),
+            shown(row, ours),
+            ratio(ours, direct),
+            named(best),
+            ratio(ours, best.map(|(_, value)| value)),
+            named(forking),
+            ratio(ours, forking.map(|(_, value)| value)),
+        ]);
+    }
+    table.text()
+}
+
+fn everybody(results: &Results) -> String {
+    let columns = results.columns();
+    let mut table = Table::new(["measure"]);
+    table
+        .head
+        .extend(columns.iter().map(|who| who.name().to_owned()));
+    for row in results.rows() {
+        let mut cells = vec![title(row)];
+        cells.extend(
+            columns
+                .iter()
+                .map(|&who| shown(row, results.value(row, who))),
+        );
+        table.rows.push(cells);
+    }
+    table.text()
+}
+
+/// Where there is no value.
+const NONE: &str = "–";
+
+fn title(row: Row) -> String {
+    let row = row.describe();
+    match row.unit {
+        "" => format!("{} ({})", row.title, row.better.words()),
+        unit => format!("{}, {unit} ({})", row.title, row.better.words()),
+    }
+}
+
+fn shown(row: Row, value: Option<f64>) -> String {
+    value.map_or(NONE.into(), |value| number(row, value))
+}
+
+fn ratio(ours: Option<f64>, other: Option<f64>) -> String {
+    match (ours, other) {
+        (Some(ours), Some(other)) if other > 0.0 => format!("{:.2}×", ours / other),
+        _ => NONE.into(),
+    }
+}
+
+/// A value with as many decimals as its row has, and thousands set apart.
+pub(crate) fn number(row: Row, value: f64) -> String {
+    let digits = format!("{value:.*}", row.describe().decimals);
+    let (whole, fraction) = match digits.split_once('.') {
+        Some((whole, fraction)) => (whole, format!(".{fraction}")),
+        None => (&*digits, String::new()),
+    };
+    let (sign, whole) = match whole.strip_prefix('-') {
+        Some(whole) => ("-", whole),
+        None => ("", whole),
+    };
+    let mut grouped = String::new();
+    for (place, digit) in whole.chars().enumerate() {
+        if place > 0 && (whole.len() - place) % 3 == 0 {
+            grouped.push(',');
+        }
+        grouped.push(digit);
+    }
+    format!("{sign}{grouped}{fraction}")
+}
+
+struct Table {
+    head: Vec<String>,
+    rows: Vec<Vec<String>>,
+}
+
+impl Table {
+    fn new<const N: usize>(head: [&str; N]) -> Table {
+        Table {
+            head: head.map(str::to_owned).to_vec(),
+            rows: Vec::new(),
+        }
+    }
+
+    /// Columns are padded: it is read in terminals, too.
+    fn text(&self) -> String {
+        let lines = || std::iter::once(&self.head).chain(&self.rows);
+        let width = |column: usize| {
+            let widths = lines().map(|cells| cells[column].chars().count());
+            widths.max().unwrap_or(0)
+        };
+        let widths: Vec<usize> = (0..self.head.len()).map(width).collect();
+        let mut text = String::new();
+        for (place, cells) in lines().enumerate() {
+            text.push('|');
+            for (column, (cell, width)) in cells.iter().zip(&widths).enumerate() {
+                let cell = match column {
+                    0 => format!(" {cell:<width$} |"),
+                    _ => format!(" {cell:>width$} |"),
+                };
+                text.push_str(&cell);
+            }
+            text.push('\n');
+            if place == 0 {
+                text.push('|');
+                for (column, width) in widths.iter().enumerate() {
+                    let rule = "-".repeat(*width);
+                    text.push_str(&match column {
+                        0 => format!(" {rule} |"),
+                        _ => format!(" {rule}:|"),
+                    });
+                }
+                text.push('\n');
+            }
+        }
+        text
+    }
+}
