@@ -98,20 +98,24 @@ pub(crate) fn parse(words: &[String]) -> Result<Request, String> {
     contestants.retain(|contestant| !Contestant::ALWAYS.contains(contestant));
     contestants.splice(0..0, Contestant::ALWAYS);
     let root = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
-    let folder = match given.opt_present("publish") {
-        true => root.join("benches"),
-        false => root.join("target/bench"),
+    let stem = match (given.opt_present("publish"), effort) {
+        (true, Effort::Smoke) => {
+            return Err("what --smoke measures is not worth to --publish".into());
+        }
+        (true, _) => "benches/results",
+        (false, Effort::Smoke) => "target/bench/smoke",
+        (false, _) => "target/bench/results",
     };
-    let file = |option, name| match given.opt_str(option) {
+    let file = |option, extension| match given.opt_str(option) {
         Some(file) => PathBuf::from(file),
-        None => folder.join(name),
+        None => root.join(stem).with_extension(extension),
     };
     Ok(Request::Run(Arguments {
         effort,
         measures,
         contestants,
-        svg: file("svg", "results.svg"),
-        markdown: file("markdown", "results.md"),
+        svg: file("svg", "svg"),
+        markdown: file("markdown", "md"),
     }))
 }
 

@@ -83,10 +83,14 @@ fn transfer(mut client: TcpStream, received: &[u8], pattern: &Pattern) -> io::Re
     match order.way {
         Way::Down => load::send(&mut client, pattern, order.length)?,
         Way::Up => {
-            load::receive(&mut client, pattern, order.length)?;
-            client.write_all(load::INTACT)?;
+            let verdict = match load::receive(&mut client, pattern, order.length) {
+                Ok(()) => load::INTACT,
+                Err(_) => load::SPOILT,
+            };
+            client.write_all(verdict)?;
         }
     }
-    // The client ends first, so that nobody's last bytes depend on a half-closed connection.
-    client.read(&mut [0]).map(drop)
+    // The client sends the rest of what is spoilt, and ends first, so that nobody's last bytes
+    // depend on a half-closed connection.
+    io::copy(&mut client, &mut io::sink()).map(drop)
 }

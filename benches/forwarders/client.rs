@@ -1,11 +1,9 @@
 //! The client: the load. Started by the driver for one turn, it writes what it measured on standard
-//! output, as numbers on one line, times in nanoseconds.
+//! output, as whole numbers on one line, times in nanoseconds.
 
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
-use std::str::FromStr;
 use std::sync::Barrier;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -23,9 +21,8 @@ pub(crate) fn run(words: &[String]) -> Outcome<()> {
     };
     let at: SocketAddr = at.parse()?;
     match (what.as_str(), arguments) {
-        ("connections", [clients, count, ending]) => {
-            connections(at, clients.parse()?, count.parse()?, ending.parse()?)
-        }
+        ("connections", [count]) => connections(at, count.parse()?),
+        ("storm", [clients, milliseconds]) => storm(at, clients.parse()?, milliseconds.parse()?),
         ("round-trips", [count]) => round_trips(at, count.parse()?),
         ("bulk", [way, clients, length]) => {
             bulk(at, way.parse()?, clients.parse()?, length.parse()?)
@@ -38,30 +35,11 @@ pub(crate) fn run(words: &[String]) -> Outcome<()> {
 
 /// How a short connection is ended, by the client.
 #[derive(Clone, Copy)]
-pub(crate) enum Ending {
+enum Ending {
     /// Closed as soon as the reply is there.
     Close,
     /// Ended for writing when the reply is there, and over when the forwarder has ended it as well.
     Both,
-}
-
-impl Ending {
-    pub(crate) fn name(self) -> &'static str {
-        match self {
-            Ending::Close => "close",
-            Ending::Both => "both",
-        }
-    }
-}
-
-impl FromStr for Ending {
-    type Err = String;
-
-    fn from_str(word: &str) -> Result<Ending, String> {
-        let found = [Ending::Close, Ending::Both].into_iter();
-        let mut found = found.filter(|ending| ending.name() == word);
-        found.next().ok_or_else(|| format!("no ending: {word}"))
-    }
 }
 
 /// One request, one reply.
@@ -97,19 +75,30 @@ fn short_connection(at: SocketAddr, ending: Ending) -> io::Result<Duration> {
     Ok(start.elapsed())
 }
 
-/// So many connections by so many clients at once: the median of their times, and how long it took.
-fn connections(at: SocketAddr, clients: usize, count: usize, ending: Ending) -> Outcome<()> {
-    let begun = AtomicUsize::new(0);
-    let start = Instant::now();
-    let times = all_of(clients, || {
-        let mut times = Vec::with_capacity(count);
-        while begun.fetch_add(1, Ordering::Relaxed) < count {
-            times.push(short_connection(at, ending)?);
+/// So many connections, one after the other: the median of their times.
+fn connections(at: SocketAddr, count: usize) -> Outcome<()> {
+    let times = (0..count).map(|_| short_connection(at, Ending::Both));
+    say(&[median_time(times.collect::<io::Result<_>>()?)])
+}
+
+/// Connections by so many clients at once for so long: how many were over by then, and how many there
+/// were with those that took longer. A client whose connection is not accepted tries again after a
+/// second; it is to cost as much as one client does, not hold up the end for all.
+fn storm(at: SocketAddr, clients: usize, milliseconds: u64) -> Outcome<()> {
+    let end = Instant::now() + Duration::from_millis(milliseconds);
+    let counts = all_of(clients, || {
+        let mut in_time = 0;
+        let mut all = 0;
+        while Instant::now() < end {
+            short_connection(at, Ending::Close)?;
+            all += 1;
+            in_time += usize::from(Instant::now() <= end);
         }
-        Ok(times)
+        Ok((in_time, all))
     })?;
-    let elapsed = start.elapsed();
-    say(&[median_time(times.concat()), elapsed])
+    let in_time: usize = counts.iter().map(|count| count.0).sum();
+    let all: usize = counts.iter().map(|count| count.1).sum();
+    write_line(&[in_time as u128, all as u128])
 }
 
 /// What so many clients at once come to.
@@ -161,7 +150,7 @@ fn bulk(at: SocketAddr, way: Way, clients: usize, length: u64) -> Outcome<()> {
                 let mut verdict = [0];
                 server.read_exact(&mut verdict)?;
                 if &verdict != load::INTACT {
-                    return Err(io::Error::other("not the verdict"));
+                    return Err(io::Error::other("the payload that was sent up is spoilt"));
                 }
             }
         }
@@ -222,7 +211,12 @@ fn median_time(times: Vec<Duration>) -> Duration {
 }
 
 fn say(times: &[Duration]) -> Outcome<()> {
-    let words: Vec<String> = times.iter().map(|t| t.as_nanos().to_string()).collect();
+    let nanoseconds: Vec<u128> = times.iter().map(Duration::as_nanos).collect();
+    write_line(&nanoseconds)
+}
+
+fn write_line(numbers: &[u128]) -> Outcome<()> {
+    let words: Vec<String> = numbers.iter().map(u128::to_string).collect();
     println!("{}", words.join(" "));
     Ok(io::stdout().flush()?)
 }

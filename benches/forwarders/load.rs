@@ -8,6 +8,7 @@ use crate::pattern::{CHUNK, Pattern};
 pub(crate) const READY: &[u8; 1] = b"r";
 pub(crate) const GO: &[u8; 1] = b"g";
 pub(crate) const INTACT: &[u8; 1] = b"i";
+pub(crate) const SPOILT: &[u8; 1] = b"s";
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Way {

@@ -13,7 +13,6 @@ mod client;
 mod commands;
 mod contestants;
 mod load;
-mod machine;
 mod measures;
 mod namespace;
 mod pattern;
@@ -21,6 +20,7 @@ mod plot;
 mod processes;
 mod report;
 mod results;
+mod setting;
 
 use std::env;
 use std::error::Error;
@@ -100,12 +100,12 @@ fn drive(words: &[String]) -> Outcome<()> {
 }
 
 fn publish(arguments: &Arguments, words: &[String], results: &results::Results) -> Outcome<()> {
-    let machine = machine::describe();
-    let markdown = report::markdown(results, &machine, words);
+    let setting = setting::describe(words);
+    let markdown = report::markdown(results, &setting);
     print!("{markdown}");
     for (file, text) in [
         (&arguments.markdown, markdown),
-        (&arguments.svg, plot::svg(results, &machine)),
+        (&arguments.svg, plot::svg(results, &setting)),
     ] {
         if let Some(folder) = file.parent() {
             std::fs::create_dir_all(folder)?;

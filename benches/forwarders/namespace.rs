@@ -11,6 +11,7 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::Signal;
 use nix::sys::wait::{WaitStatus, wait};
 
+use crate::processes::Scratch;
 use crate::{Outcome, role};
 
 /// As root; as the user who runs it otherwise, who keeps the right to set up the network there.
@@ -25,6 +26,7 @@ pub(crate) fn run_inside(words: &[String]) -> Outcome<ExitStatus> {
                        user namespaces";
         return Err(problem.into());
     };
+    Scratch::sweep();
     let me = std::env::current_exe()?;
     let run = std::process::id().to_string();
     let inside = unshare(way);

@@ -4,9 +4,9 @@
 use std::fmt::Write;
 
 use crate::contestants::Contestant;
-use crate::machine::Machine;
 use crate::report::number;
 use crate::results::{Better, Results, Row};
+use crate::setting::Setting;
 
 // All in pixels.
 const COLUMNS: usize = 3;
@@ -43,7 +43,7 @@ rect.ours { fill: #ff8a4c; }
 }
 ";
 
-pub(crate) fn svg(results: &Results, machine: &Machine) -> String {
+pub(crate) fn svg(results: &Results, setting: &Setting) -> String {
     let panels: Vec<Panel> = results
         .rows()
         .filter(|row| row.describe().plotted)
@@ -65,8 +65,8 @@ pub(crate) fn svg(results: &Results, machine: &Machine) -> String {
     let height = top;
     let (head, second) = (MARGIN + 14.0, MARGIN + 33.0);
     let facts = escape(&format!(
-        "{}. {}; {}. Grey: without a forwarder (light) and peers (dark).",
-        machine.date, machine.hardware, machine.system
+        "{}, {}. {}; {}. direct: without a forwarder.",
+        setting.command, setting.date, setting.hardware, setting.system
     ));
     format!(
         "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {width} {height}\" \
@@ -101,10 +101,7 @@ impl Panel {
 
     fn draw(&self, to: &mut String, left: f64, top: f64) {
         let row = self.row.describe();
-        let hint = match row.unit {
-            "" => row.better.words().to_owned(),
-            unit => format!("{unit}, {}", row.better.words()),
-        };
+        let hint = format!("{}, {}", row.unit, row.better.words());
         text(to, "title", left, top + 13.0, &capitalised(&row.title));
         text(to, "faint", left, top + 30.0, &hint);
         let longest = self.bars.iter().map(|bar| bar.1).fold(0.0, f64::max);

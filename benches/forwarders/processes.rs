@@ -58,12 +58,15 @@ pub(crate) fn launch(words: &[String]) -> Outcome<()> {
     Err(Command::new(program).args(arguments).exec().into())
 }
 
+/// This binary, even if it has been built anew meanwhile: its own file is then no longer there.
+const OURSELVES: &str = "/proc/self/exe";
+
 fn launcher(
     processors: Processors,
     descriptors: Descriptors,
     account: Option<&Account>,
-) -> io::Result<Command> {
-    let mut command = Command::new(std::env::current_exe()?);
+) -> Command {
+    let mut command = Command::new(OURSELVES);
     let processors = match processors {
         Processors::All => "all",
         Processors::One => "one",
@@ -76,7 +79,7 @@ fn launcher(
     command
         .args([role::LAUNCHER, processors, descriptors])
         .arg(entrance);
-    Ok(command)
+    command
 }
 
 /// A child process with everything below it. All of it is killed when this goes.
@@ -123,7 +126,7 @@ pub(crate) struct Forwarder {
 
 /// How long a forwarder may take to be ready, and a turn to end.
 const PATIENCE: Duration = Duration::from_secs(10);
-pub(crate) const TURN: Duration = Duration::from_secs(120);
+pub(crate) const TURN: Duration = Duration::from_secs(60);
 
 impl Drop for Forwarder {
     fn drop(&mut self) {
@@ -140,7 +143,7 @@ impl Forwarder {
         account: Option<Account>,
         said: &Path,
     ) -> Outcome<Forwarder> {
-        let mut command = launcher(processors, descriptors, account.as_ref())?;
+        let mut command = launcher(processors, descriptors, account.as_ref());
         command.args(words).stdin(Stdio::null());
         let output = File::create(said)?;
         command.stdout(output.try_clone()?).stderr(output);
@@ -205,8 +208,8 @@ pub(crate) struct Backend {
 
 impl Backend {
     pub(crate) fn start(processors: Processors) -> Outcome<Backend> {
-        let mut command = launcher(processors, Descriptors::All, None)?;
-        command.arg(std::env::current_exe()?).arg(role::BACKEND);
+        let mut command = launcher(processors, Descriptors::All, None);
+        command.args([OURSELVES, role::BACKEND]);
         let (family, _, mut output) = start_piped(&mut command)?;
         let port: u16 = output.line(PATIENCE)?.parse()?;
         Ok(Backend {
@@ -225,8 +228,8 @@ pub(crate) struct Client {
 
 impl Client {
     pub(crate) fn start(processors: Processors, words: &[String]) -> Outcome<Client> {
-        let mut command = launcher(processors, Descriptors::All, None)?;
-        command.arg(std::env::current_exe()?).arg(role::CLIENT);
+        let mut command = launcher(processors, Descriptors::All, None);
+        command.args([OURSELVES, role::CLIENT]);
         let (family, input, output) = start_piped(command.args(words))?;
         Ok(Client {
             family,
@@ -235,7 +238,7 @@ impl Client {
         })
     }
 
-    /// The times it measured, in nanoseconds.
+    /// What it measured: times in nanoseconds, or counts.
     pub(crate) fn times(&mut self) -> Outcome<Vec<f64>> {
         let line = self.output.line(TURN)?;
         let times = line.split_whitespace().map(str::parse);
@@ -251,7 +254,7 @@ impl Client {
     }
 }
 
-/// One turn of a client, from start to end: the times it measured.
+/// One turn of a client, from start to end: what it measured.
 pub(crate) fn turn(processors: Processors, words: &[String]) -> Outcome<Vec<f64>> {
     let mut client = Client::start(processors, words)?;
     let times = client.times()?;
@@ -302,14 +305,29 @@ impl Output {
     }
 }
 
+const SCRATCH: &str = "tcpproxy-bench-";
+
 /// A directory of the run's own, removed at its end.
 pub(crate) struct Scratch(PathBuf);
 
 impl Scratch {
     pub(crate) fn new(run: &str) -> io::Result<Scratch> {
-        let folder = std::env::temp_dir().join(format!("tcpproxy-bench-{run}"));
+        let folder = std::env::temp_dir().join(format!("{SCRATCH}{run}"));
         fs::create_dir(&folder)?;
         Ok(Scratch(folder))
+    }
+
+    /// Removes what interrupted runs have left. To be called where their processes could be seen.
+    pub(crate) fn sweep() {
+        let entries = fs::read_dir(std::env::temp_dir());
+        for entry in entries.into_iter().flatten().flatten() {
+            let name = entry.file_name();
+            let run = name.to_str().and_then(|name| name.strip_prefix(SCRATCH));
+            if run.is_some_and(|run| !Path::new("/proc").join(run).exists()) {
+                // Somebody else's stays.
+                let _ = fs::remove_dir_all(entry.path());
+            }
+        }
     }
 
     pub(crate) fn join(&self, name: &str) -> PathBuf {

@@ -3,27 +3,17 @@
 use std::fmt::Write;
 
 use crate::contestants::Contestant;
-use crate::machine::Machine;
 use crate::results::{Results, Row};
+use crate::setting::Setting;
 
-pub(crate) fn markdown(results: &Results, machine: &Machine, words: &[String]) -> String {
+pub(crate) fn markdown(results: &Results, setting: &Setting) -> String {
     let mut text = String::from("# tcpproxy beside its peers\n\n");
-    let command = match words
-        .iter()
-        .filter(|word| *word != "--bench")
-        .collect::<Vec<_>>()
-    {
-        none if none.is_empty() => "cargo bench".to_owned(),
-        options => {
-            let options: Vec<&str> = options.into_iter().map(String::as_str).collect();
-            format!("cargo bench -- {}", options.join(" "))
-        }
-    };
-    let Machine {
+    let Setting {
         date,
+        command,
         hardware,
         system,
-    } = machine;
+    } = setting;
     let facts = [
         ("Date", date.clone()),
         ("Machine", hardware.clone()),
@@ -130,10 +120,7 @@ const NONE: &str = "–";
 
 fn title(row: Row) -> String {
     let row = row.describe();
-    match row.unit {
-        "" => format!("{} ({})", row.title, row.better.words()),
-        unit => format!("{}, {unit} ({})", row.title, row.better.words()),
-    }
+    format!("{}, {} ({})", row.title, row.unit, row.better.words())
 }
 
 fn shown(row: Row, value: Option<f64>) -> String {

@@ -13,10 +13,10 @@ pub(crate) enum Row {
     StartTime(SuperServer),
     StartProcessor(SuperServer),
     SystemCalls,
+    RoundTrip(Mode),
     BulkMean(Mode),
     Bulk(Mode, usize, WayOrder),
     BulkProcessor(Mode),
-    RoundTrip(Mode),
     Rate(usize),
     RateProcessor(usize),
     Memory(Mode),
@@ -72,16 +72,28 @@ impl Row {
         use Better::{Less, More};
         let (title, unit, better, decimals, plotted) = match self {
             Row::StartTime(by) => {
-                let title = format!("a connection under {}, p50", by.name());
-                (title, "µs", Less, 0, true)
+                let title = format!("connection under {}", by.name());
+                (title, "µs p50", Less, 0, true)
             }
             Row::StartProcessor(by) => {
-                let title = format!("a connection under {}, processor", by.name());
-                let plotted = by == SuperServer::Tcpserver;
-                (title, "µs", Less, 0, plotted)
+                let title = format!("connection under {}, CPU", by.name());
+                (title, "µs", Less, 0, by == SuperServer::Tcpserver)
             }
-            Row::SystemCalls => ("system calls from execve to exit".into(), "", Less, 0, true),
-            Row::BulkMean(mode) => (format!("bulk{mode}, mean"), "GiB/s", More, 2, true),
+            Row::SystemCalls => {
+                let title = "system calls, execve to exit".to_owned();
+                (title, "per connection", Less, 0, true)
+            }
+            Row::RoundTrip(mode) => {
+                let title = format!("round trip{mode}");
+                (
+                    title,
+                    "µs p50, on one CPU",
+                    Less,
+                    1,
+                    mode == Mode::Standalone,
+                )
+            }
+            Row::BulkMean(mode) => (format!("bulk{mode}"), "GiB/s, mean", More, 2, true),
             Row::Bulk(mode, connections, way) => {
                 let way = match way {
                     WayOrder::Up => "up",
@@ -90,47 +102,34 @@ impl Row {
                 let title = format!("bulk{mode}, {}, {way}", plural(connections, "connection"));
                 (title, "GiB/s", More, 2, false)
             }
-            Row::BulkProcessor(mode) => (format!("bulk{mode}, processor"), "s/GiB", Less, 2, true),
-            Row::RoundTrip(mode) => {
-                let title = format!("round trip{mode}, one processor, p50");
-                (title, "µs", Less, 1, true)
-            }
+            Row::BulkProcessor(mode) => (format!("bulk{mode}, CPU"), "s/GiB", Less, 2, true),
             Row::Rate(clients) => {
                 let title = format!("connections, {}", plural(clients, "client"));
-                (title, "/s", More, 0, true)
+                (title, "per second", More, 0, true)
             }
             Row::RateProcessor(clients) => {
-                let title = format!("a connection, processor, {}", plural(clients, "client"));
+                let title = format!("connection, {}, CPU", plural(clients, "client"));
                 (title, "µs", Less, 0, clients > 1)
             }
-            Row::Memory(mode) => (
-                format!("idle connection{mode}, memory"),
-                "KiB",
-                Less,
-                0,
-                true,
-            ),
+            Row::Memory(mode) => (format!("idle connection{mode}"), "KiB", Less, 0, true),
             Row::MemoryUser(mode) => (
-                format!("idle connection{mode}, user memory"),
+                format!("idle connection{mode}, user"),
                 "KiB",
                 Less,
                 0,
                 false,
             ),
             Row::MemoryKernel(mode) => (
-                format!("idle connection{mode}, kernel memory"),
+                format!("idle connection{mode}, kernel"),
                 "KiB",
                 Less,
                 0,
                 false,
             ),
-            Row::FirstSession => (
-                "connect to first byte, 1st session".into(),
-                "µs",
-                Less,
-                0,
-                false,
-            ),
+            Row::FirstSession => {
+                let title = "connect to first byte, 1st session".to_owned();
+                (title, "µs", Less, 0, false)
+            }
             Row::LastSession(number) => {
                 let title = format!("connect to first byte, {number}th live session");
                 (title, "µs", Less, 0, false)
@@ -225,10 +224,17 @@ impl Results {
 
     /// An error if tcpproxy could not be measured.
     pub(crate) fn complain(&self) -> Outcome<()> {
-        let measured = self.columns().contains(&Contestant::Tcpproxy);
-        match self.own_failures.first() {
-            Some(failure) => Err(failure.clone().into()),
-            None if !measured => Err("nothing was measured".into()),
+        if let Some(failure) = self.own_failures.first() {
+            return Err(failure.clone().into());
+        }
+        if self.samples.is_empty() {
+            return Err("nothing was measured".into());
+        }
+        match self
+            .rows()
+            .find(|&row| self.value(row, Contestant::Tcpproxy).is_none())
+        {
+            Some(row) => Err(format!("tcpproxy was not measured: {}", row.describe().title).into()),
             None => Ok(()),
         }
     }

@@ -3,28 +3,27 @@
 
 use super::{Bench, Samples, processor_each, words};
 use crate::Outcome;
-use crate::client::Ending;
 use crate::commands::Mode;
 use crate::contestants::Contestant;
 use crate::processes::{Processors, turn};
 use crate::results::Row;
 
 pub(super) fn measure(bench: &mut Bench) -> Outcome<()> {
-    let rounds = bench.effort.of(1, 7, 21);
+    let rounds = bench.effort.of(1, 5, 15);
     let upstream = bench.backend.at;
-    for (clients, count) in [
-        (1, bench.effort.of(5, 500, 1000)),
-        (16, bench.effort.of(32, 2000, 4000)),
+    for (clients, milliseconds) in [
+        (1, bench.effort.of(20, 500, 1000)),
+        (16, bench.effort.of(20, 1000, 2000)),
     ] {
         let entrants = bench.line_up(Mode::Standalone, Processors::All, upstream);
         bench.rounds(rounds, entrants, |entrant| {
             let before = entrant.used();
-            let ending = Ending::Close.name();
-            let client = words(&[&"connections", &entrant.at, &clients, &count, &ending]);
-            let elapsed = turn(Processors::All, &client)?[1];
-            let rate = count as f64 / (elapsed / 1e9);
+            let client = words(&[&"storm", &entrant.at, &clients, &milliseconds]);
+            let counts = turn(Processors::All, &client)?;
+            let (in_time, all) = (counts[0], counts[1]);
+            let rate = in_time / (milliseconds as f64 / 1e3);
             let mut samples: Samples = vec![(Row::Rate(clients), rate)];
-            let processor = processor_each(before, entrant.used(), count);
+            let processor = processor_each(before, entrant.used(), all as usize);
             samples.extend(processor.map(|used| (Row::RateProcessor(clients), used)));
             Ok(samples)
         });

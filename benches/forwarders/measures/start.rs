@@ -3,7 +3,6 @@
 
 use super::{Bench, Samples, processor_each, words};
 use crate::Outcome;
-use crate::client::Ending;
 use crate::commands::{Mode, SuperServer};
 use crate::processes::{Processors, turn};
 use crate::results::Row;
@@ -22,8 +21,7 @@ pub(super) fn measure(bench: &mut Bench) -> Outcome<()> {
         let entrants = bench.line_up(Mode::Under(by), Processors::All, upstream);
         bench.rounds(rounds, entrants, |entrant| {
             let before = entrant.used();
-            let ending = Ending::Both.name();
-            let client = words(&[&"connections", &entrant.at, &1, &count, &ending]);
+            let client = words(&[&"connections", &entrant.at, &count]);
             let median = turn(Processors::All, &client)?[0];
             let mut samples: Samples = vec![(Row::StartTime(by), median / 1e3)];
             let processor = processor_each(before, entrant.used(), count);

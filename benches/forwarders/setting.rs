@@ -1,16 +1,18 @@
-//! The machine and the day of a run, in words.
+//! When, on what and by which command a run was made, in words.
 
 use std::fs;
 
 use crate::contestants::first_line;
 
-pub(crate) struct Machine {
+pub(crate) struct Setting {
     pub(crate) date: String,
+    pub(crate) command: String,
     pub(crate) hardware: String,
     pub(crate) system: String,
 }
 
-pub(crate) fn describe() -> Machine {
+/// `words` are what the command line had.
+pub(crate) fn describe(words: &[String]) -> Setting {
     let processors = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let count = processors
         .lines()
@@ -28,7 +30,14 @@ pub(crate) fn describe() -> Machine {
     let release = release
         .lines()
         .find_map(|line| line.strip_prefix("PRETTY_NAME="));
-    Machine {
+    // cargo adds this one by itself.
+    let options = words.iter().map(|word| &**word);
+    let options: Vec<&str> = options.filter(|&word| word != "--bench").collect();
+    Setting {
+        command: match &*options.join(" ") {
+            "" => "cargo bench".to_owned(),
+            options => format!("cargo bench -- {options}"),
+        },
         date: first_line("date", &["-u", "+%Y-%m-%d"]).unwrap_or_default(),
         hardware: format!(
             "{model}, {} cores, {:.0} GiB{place}",
