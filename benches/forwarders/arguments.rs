@@ -47,12 +47,7 @@ fn options() -> Options {
     options
         .optflag("", "quick", "take less than five minutes")
         .optflag("", "smoke", "take seconds: shows that the benchmark works")
-        .optopt(
-            "",
-            "only",
-            "measure this alone; repeatable by commas",
-            "MEASURE",
-        )
+        .optopt("", "only", "measure these alone", "A,B")
         .optopt("", "peers", "compare with these alone; may be empty", "A,B")
         .optopt("", "svg", "where the plot goes", "FILE")
         .optopt("", "markdown", "where the tables go", "FILE")
@@ -81,6 +76,8 @@ pub(crate) fn parse(words: &[String]) -> Result<Request, String> {
         ));
     }
     let effort = match (given.opt_present("smoke"), given.opt_present("quick")) {
+        // Without a word it is cargo test --all-targets: cargo bench adds one of its own.
+        (false, false) if words.is_empty() => Effort::Smoke,
         (false, false) => Effort::Full,
         (false, true) => Effort::Quick,
         (true, false) => Effort::Smoke,

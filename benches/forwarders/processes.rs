@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use std::{io, thread};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sched::{CpuSet, sched_setaffinity};
+use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -34,7 +34,7 @@ pub(crate) enum Descriptors {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Processors {
     All,
-    /// The first alone.
+    /// The first of those alone that we may use.
     One,
 }
 
@@ -44,9 +44,12 @@ pub(crate) fn launch(words: &[String]) -> Outcome<()> {
         return Err("the launcher was started by hand".into());
     };
     if processors == "one" {
-        let mut first = CpuSet::new();
-        first.set(0)?;
-        sched_setaffinity(Pid::this(), &first)?;
+        let allowed = sched_getaffinity(Pid::this())?;
+        let mut numbers = 0..CpuSet::count();
+        let first = numbers.find(|&number| allowed.is_set(number).unwrap_or(false));
+        let mut one = CpuSet::new();
+        one.set(first.unwrap_or(0))?;
+        sched_setaffinity(Pid::this(), &one)?;
     }
     if descriptors == "usual" {
         let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
@@ -103,8 +106,11 @@ impl Family {
 
 impl Drop for Family {
     fn drop(&mut self) {
-        end(&family(self.pid()));
-        let _ = self.head.wait();
+        // Once it has been waited for, its number may be another's.
+        if let Ok(None) = self.head.try_wait() {
+            end(&family(self.pid()));
+            let _ = self.head.wait();
+        }
     }
 }
 
@@ -201,6 +207,7 @@ impl Forwarder {
     }
 }
 
+/// What the forwarders lead to.
 pub(crate) struct Backend {
     _family: Family,
     pub(crate) at: SocketAddr,

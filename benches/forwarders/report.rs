@@ -44,14 +44,22 @@ const METHOD: &str = "
 
 Medians of rounds in which everybody takes turns, in a network namespace of their own. Client and
 backend are processes beside the forwarder and share the processors with it; *direct* is the client
-at the backend, without a forwarder. Processor time is the forwarder's alone, user and system, all
-its processes included: under a super-server also its fork and the program's execve. A short
-connection is a request of 64 bytes, the same back, and the client's end; under a super-server it is
-over when the forwarder has ended, too. Every byte of a bulk transfer is compared with what was sent;
-the mean is over 1 and 8 connections, up and down. In round trips client, forwarder and backend share
-one processor. Memory is that of the forwarder's processes (Pss) and what the kernel holds for them
-(/proc/meminfo), less that of direct connections. haproxy splices always, with 1 MiB pipes, and socat
-has buffers of 128 KiB; the others run with their defaults.
+at the backend, without a forwarder. CPU is the forwarder's alone, user and system time, all its
+processes included: under a super-server also that one's fork and the program's execve.
+
+- Connection under a super-server: a request of 64 bytes, the same back, the client ends its side, and
+  waits until the forwarder has ended the other. systemd is systemd-socket-activate --accept --inetd.
+- System calls: those of one such connection by strace, children's included.
+- Round trip: 64 bytes there and back on one connection; client, forwarder and backend on one processor.
+- Bulk: every byte is compared with what was sent. The mean is over 1 and 8 connections, up and down.
+- Connections per second: as above, but the client closes when it has its reply.
+- Idle connection: the Pss of the forwarder's processes (user), and what the kernel needs for them by
+  /proc/meminfo (kernel), less what direct connections need of it.
+- Connect to first byte: medians of 50 sessions, the first ones and the last ones of so many that are
+  all alive.
+
+Nobody logs, and limits are out of the way. haproxy splices always, with 1 MiB pipes, and socat has
+buffers of 128 KiB; the others run with their defaults, tcpproxy too.
 ";
 
 fn versions(results: &Results) -> String {
