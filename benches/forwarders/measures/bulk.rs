@@ -11,7 +11,7 @@ use crate::results::Row;
 const GIB: f64 = (1u64 << 30) as f64;
 
 pub(super) fn measure(bench: &mut Bench) -> Outcome<()> {
-    let total: u64 = bench.effort.of(8 << 20, 512 << 20, 2 << 30);
+    let total: u64 = bench.effort.of(8 << 20, 384 << 20, 2 << 30);
     let rounds = bench.effort.of(1, 3, 9);
     let upstream = bench.backend.at;
     for mode in [Mode::Standalone, Mode::Under(SuperServer::Tcpserver)] {
