@@ -2,6 +2,7 @@
 
 use std::fmt::Write;
 
+use crate::commands::Mode;
 use crate::contestants::Contestant;
 use crate::results::{Results, Row};
 use crate::setting::Setting;
@@ -86,7 +87,10 @@ fn summary(results: &Results) -> String {
         let best = results.best_peer(row);
         let forking = results.best_forking_peer(row);
         // Where all are started for each connection, all have a process each.
-        let forking = forking.filter(|_| matches!(row, Row::Rate(_) | Row::RateProcessor(_)));
+        let forking = forking.filter(|_| {
+            let standalone = Row::Memory(Mode::Standalone);
+            matches!(row, Row::Rate(_) | Row::RateProcessor(_)) || row == standalone
+        });
         let named = |best: Option<(Contestant, f64)>| match best {
             Some((who, value)) => format!("{} {}", who.name(), number(row, value)),
             None => NONE.into(),
