@@ -4,7 +4,6 @@
 //! getopts(3)-style parsing is the getopts crate's; which options there are is
 //! [`crate::settings`]' business. Handler arguments need not be UTF-8, everything else must be.
 
-use std::cell::LazyCell;
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
@@ -33,8 +32,8 @@ pub struct CommandLine {
 /// and what would be right; it is of status 64, or 78 for users and groups that cannot be.
 pub fn parse(arguments: impl Iterator<Item = OsString>) -> Result<CommandLine, Error> {
     let arguments: Vec<OsString> = arguments.collect();
-    // Most calls from inetd have none.
-    let options = LazyCell::new(options);
+    let settings = mentioned(&arguments);
+    let options = options(&settings);
     let mut parsed = CommandLine::default();
     let mut state = State::default();
     let mut rest = arguments.as_slice();
@@ -42,7 +41,7 @@ pub fn parse(arguments: impl Iterator<Item = OsString>) -> Result<CommandLine, E
     // handler's own. So getopts is asked for one stretch up to a free argument at a time.
     while !rest.is_empty() {
         if !state.options_ended && rest[0].as_bytes().starts_with(b"-") {
-            rest = take_options(&options, rest, &mut parsed.written, &mut state)?;
+            rest = take_options(&settings, &options, rest, &mut parsed.written, &mut state)?;
         }
         let Some((word, after)) = rest.split_first() else {
             break;
@@ -96,10 +95,26 @@ impl State {
     }
 }
 
-fn options() -> Options {
+/// The settings that words could name, and perhaps some more: all others cost time at every start.
+fn mentioned(words: &[OsString]) -> Vec<&'static Setting> {
+    let names = |word: &OsString, setting: &Setting| match word.as_bytes() {
+        [b'-', b'-', long @ ..] => long.starts_with(setting.name.as_bytes()),
+        [b'-', shorts @ ..] => setting
+            .short
+            .iter()
+            .any(|short| shorts.contains(&(*short as u8))),
+        _ => false,
+    };
+    SETTINGS
+        .iter()
+        .filter(|setting| words.iter().any(|word| names(word, setting)))
+        .collect()
+}
+
+fn options(settings: &[&Setting]) -> Options {
     let mut options = Options::new();
     options.parsing_style(ParsingStyle::StopAtFirstFree);
-    for setting in SETTINGS {
+    for setting in settings {
         // All may be repeated as far as getopts is concerned: we have the better message.
         let mut shorts = setting.short.iter().map(char::to_string);
         let short = shorts.next().unwrap_or_default();
@@ -125,6 +140,7 @@ fn options() -> Options {
 
 /// Notes down the options that `arguments` begins with. Returns what follows them.
 fn take_options<'a>(
+    settings: &[&Setting],
     options: &Options,
     arguments: &'a [OsString],
     written: &mut Written,
@@ -138,7 +154,7 @@ fn take_options<'a>(
         }
         fail => complaint_of(&fail),
     })?;
-    for setting in SETTINGS {
+    for setting in settings {
         let values = values_of(setting, &matches);
         if values.is_empty() {
             continue;
