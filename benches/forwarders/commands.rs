@@ -1,5 +1,6 @@
-//! How each contestant is told to forward. All of them log nothing, limit nothing, and have a
-//! backlog that 16 clients cannot fill, where they know such an option.
+//! How each contestant is told to forward. All of them log nothing (but for tcpproxy under
+//! super-servers, which is run without any option there, and so writes its two lines), limit
+//! nothing, and have a backlog that 16 clients cannot fill, where they know such an option.
 
 use std::fmt;
 use std::fs;
@@ -127,7 +128,7 @@ pub(crate) fn inherited(who: &Installed, upstream: SocketAddr) -> Option<Vec<Str
     );
     let tcp = format!("TCP:{to},nodelay");
     Some(match who.contestant {
-        Contestant::Tcpproxy => own(&[program, "--log", "file:/dev/null", &to]),
+        Contestant::Tcpproxy => own(&[program, &to]),
         Contestant::Redir => own(&[program, "-l", "err", "-i", &to]),
         Contestant::Simpleproxy => own(&[program, "-i", "-R", &to]),
         Contestant::Socat => own(&[program, SOCAT_BUFFER, "STDIO", &tcp]),
