@@ -91,7 +91,6 @@ impl Service {
                     source: written.source,
                 },
                 relay: relay::Settings {
-                    engine: relay::Engine::Splice,
                     buffer_size: written.buffer_size.unwrap_or(default::BUFFER_SIZE),
                     idle_timeout,
                     half_close_timeout: written.half_close_timeout,

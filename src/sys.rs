@@ -3,6 +3,8 @@
 //! What std and nix offer safely is not wrapped again. The program never starts a thread; the
 //! functions that rely on that (fork, local time) say so.
 
+mod pages;
+
 use std::ffi::CStr;
 use std::io;
 use std::mem::MaybeUninit;
@@ -19,6 +21,8 @@ use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, SigmaskHow, Signal};
 use nix::sys::socket::{SockaddrLike, SockaddrStorage};
 use nix::unistd::{ForkResult, Pid};
+
+pub(crate) use pages::Pages;
 
 /// Which watched signals have arrived and were not asked about yet: bit N is signal N.
 static ARRIVED: AtomicU64 = AtomicU64::new(0);

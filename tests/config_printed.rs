@@ -161,7 +161,7 @@ fn every_default_is_printed_in_full() {
          \x20   max-per-source 0\n\
          \x20   # rate is not set\n\
          \x20   # source is not set\n\
-         \x20   buffer-size 65536\n"
+         \x20   buffer-size 1048576\n"
     );
 }
 

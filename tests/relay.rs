@@ -14,7 +14,7 @@ use nix::sys::signal::Signal;
 use nix::sys::socket::getsockopt;
 use nix::sys::socket::sockopt::{KeepAlive, TcpNoDelay};
 
-use harness::peers::{Noise, Side, Through, read_to_ending};
+use harness::peers::{Noise, Side, Through, read_to_ending, send_until_blocked};
 use harness::processes::{borrow_descriptor, context_switches, cpu_time, descriptors_of_kind};
 use harness::{Engine, Scratch, Standalone, Upstream, field, free_port, read_all, under_inetd};
 
@@ -69,25 +69,18 @@ fn request_arrives_after_the_upstream_half_closes() {
 fn each_engine_is_the_one_it_is_taken_for() {
     for engine in Engine::ALL {
         let mut through = Through::start(engine, &[]);
+        let session = through.session();
+        let own = descriptors_of_kind(through.proxy.process.pid(), "pipe").len();
+        let pipes = || descriptors_of_kind(session, "pipe").len() - own;
         through.client.write_all(b"seen").unwrap();
-        let mut seen = [0; 4];
-        through.upstream.read_exact(&mut seen).unwrap();
-        let pipes = descriptors_of_kind(through.session(), "pipe");
-        let own = descriptors_of_kind(through.proxy.process.pid(), "pipe");
-        let transcripts = through.proxy.transcripts();
+        through.upstream.read_exact(&mut [0; 4]).unwrap();
+        assert_eq!(pipes(), 0, "{engine:?}: pipes for a message");
+        let mut noise = Noise::new(8);
+        send_until_blocked(&through.client, &mut noise);
+        let transcripts = through.proxy.transcripts().len();
         match engine {
-            Engine::Splice => {
-                assert!(pipes.len() > own.len(), "no pipes to splice through");
-                assert!(transcripts.is_empty(), "{transcripts:?}");
-            }
-            Engine::Copy => {
-                assert_eq!(
-                    pipes.len(),
-                    own.len(),
-                    "pipes, where bytes should be copied"
-                );
-                assert_eq!(transcripts.len(), 1, "{transcripts:?}");
-            }
+            Engine::Adaptive => assert_eq!((pipes(), transcripts), (2, 0)),
+            Engine::Copy => assert_eq!((pipes(), transcripts), (0, 1)),
         }
     }
 }

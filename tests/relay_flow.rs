@@ -28,7 +28,8 @@ fn a_reader_that_stalls_holds_back_its_sender_and_gets_everything_later() {
             assert!(held < 64 * MB, "{engine:?} {side:?}: {held} bytes are held");
             assert_quiet(session, &format!("{engine:?}: while a reader stalls"));
             let memory = private_memory(session);
-            assert!(memory < 1 << 20, "{engine:?}: {memory} bytes of memory");
+            // The buffer of 1 MiB that one direction may have by default, and what every session has.
+            assert!(memory < 3 << 19, "{engine:?}: {memory} bytes of memory");
             let sender = thread::spawn(move || {
                 noise.send(&near, 10 * MB);
                 near.shutdown(Shutdown::Write).unwrap();

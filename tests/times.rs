@@ -69,7 +69,7 @@ fn one_side_that_has_ended_leaves_the_other_so_long_in_silence() {
 
 #[test]
 fn the_half_close_timeout_does_not_concern_sessions_with_both_sides_open() {
-    let through = Through::start(Engine::Splice, &["--half-close-timeout", "100ms"]);
+    let through = Through::start(Engine::Adaptive, &["--half-close-timeout", "100ms"]);
     thread::sleep(Duration::from_millis(500));
     trickle(
         &through.client,
@@ -85,7 +85,7 @@ fn the_half_close_timeout_does_not_concern_sessions_with_both_sides_open() {
 
 #[test]
 fn a_half_close_timeout_of_0_ends_the_other_side_at_once() {
-    let through = Through::start(Engine::Splice, &["--half-close-timeout", "0"]);
+    let through = Through::start(Engine::Adaptive, &["--half-close-timeout", "0"]);
     through.client.shutdown(Shutdown::Write).unwrap();
     let start = Instant::now();
     assert_eq!(read_to_ending(&through.client).0, b"");
@@ -96,7 +96,7 @@ fn a_half_close_timeout_of_0_ends_the_other_side_at_once() {
 
 #[test]
 fn the_idle_timeout_is_that_of_half_closed_sessions_too() {
-    let through = Through::start(Engine::Splice, &["-t", "300ms"]);
+    let through = Through::start(Engine::Adaptive, &["-t", "300ms"]);
     through.client.shutdown(Shutdown::Write).unwrap();
     let start = Instant::now();
     assert_eq!(read_to_ending(&through.client).0, b"");

@@ -1,86 +1,194 @@
-//! What is on its way in one direction: a pipe that splice(2) fills and drains, or plain memory.
+//! What is on its way in one direction: in memory or in a pipe, never in both.
 
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::BorrowedFd;
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
-use nix::fcntl::{FcntlArg, OFlag, SpliceFFlags, fcntl, splice};
-use nix::sys::socket::{MsgFlags, recv, send};
-use nix::unistd::{pipe2, write};
+use nix::time::{ClockId, clock_gettime};
 
 use super::Engine;
+use super::course::{Clocks, Course, Read, SMALL, Way};
+use super::memory::Memory;
+use super::pipe::Pipe;
 
 /// Bytes that were read from a source and not yet written to a sink.
-pub(super) enum Buffer {
-    Pipe(Pipe),
-    Memory(Memory),
+pub(super) struct Buffer {
+    course: Course,
+    memory: Memory,
+    pipe: Option<Pipe>,
+    /// When each was last made, or had much on its way.
+    memory_used: Instant,
+    pipe_used: Instant,
+    /// Whether the last read has emptied the source.
+    emptied: bool,
+    /// The read that has filled it, if the sink took what was read before at once.
+    read: Option<Read>,
 }
 
 /// What reading from a source has brought.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Filled {
-    /// So many bytes.
-    Some(usize),
+    /// So many bytes; whether there are likely to be more.
+    Some { count: usize, more: bool },
     /// Nothing for now.
     Nothing,
     /// The end of input.
     End,
 }
 
-impl Buffer {
-    pub(super) fn new(engine: Engine, size: usize) -> Buffer {
-        match engine {
-            // Descriptors may run out; memory is there.
-            Engine::Splice => Pipe::new(size).map_or_else(|_| Memory::buffer(size), Buffer::Pipe),
-            Engine::Copy => Memory::buffer(size),
+fn clocks() -> Clocks {
+    let used = clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID);
+    Clocks {
+        now: Instant::now(),
+        // This clock is always there.
+        used: used.map_or(Duration::ZERO, Duration::from),
+    }
+}
+
+impl Filled {
+    /// So many bytes, where there was room for so many. What was not filled has emptied the
+    /// source: poll(2) will tell when to go on.
+    pub(super) fn some(count: usize, room: usize) -> Filled {
+        Filled::Some {
+            count,
+            more: count >= room,
         }
+    }
+}
+
+/// How long large memory and a pipe are kept that nobody needs.
+const KEPT: Duration = match cfg!(test) {
+    false => Duration::from_secs(1),
+    // So that a test sees many come and go.
+    true => Duration::from_millis(20),
+};
+
+impl Buffer {
+    /// A buffer for at most so many bytes. It takes nothing before it is needed.
+    pub(super) fn new(engine: Engine, most: usize, now: Instant) -> Buffer {
+        Buffer {
+            course: Course::new(engine, most),
+            memory: Memory::default(),
+            pipe: None,
+            memory_used: now,
+            pipe_used: now,
+            emptied: true,
+            read: None,
+        }
+    }
+
+    /// The pipe, if bytes are on their way through it.
+    fn filled_pipe(&self) -> Option<&Pipe> {
+        self.pipe.as_ref().filter(|pipe| !pipe.is_empty())
     }
 
     /// Whether it can take more.
     pub(super) fn has_room(&self) -> bool {
-        match self {
-            Buffer::Pipe(pipe) => !pipe.full,
-            Buffer::Memory(memory) => memory.end < memory.bytes.len(),
-        }
-    }
-
-    /// How much it takes at once.
-    pub(super) fn size(&self) -> usize {
-        match self {
-            Buffer::Pipe(pipe) => pipe.size,
-            Buffer::Memory(memory) => memory.bytes.len(),
+        match self.filled_pipe() {
+            Some(pipe) => pipe.room() > 0,
+            None => self.memory.is_empty() || self.memory.room() > 0,
         }
     }
 
     /// Whether everything has been written to the sink.
     pub(super) fn is_empty(&self) -> bool {
-        match self {
-            Buffer::Pipe(pipe) => pipe.held == 0,
-            Buffer::Memory(memory) => memory.start == memory.end,
-        }
+        self.memory.is_empty() && self.filled_pipe().is_none()
     }
 
-    /// Reads once from a source that does not block.
+    /// Reads once from a source that does not block; there must be room.
     pub(super) fn fill(&mut self, source: BorrowedFd) -> nix::Result<Filled> {
-        match self {
-            Buffer::Memory(memory) => memory.fill(source),
-            Buffer::Pipe(pipe) => match pipe.fill(source) {
-                // This kernel cannot splice from such a socket.
-                Err(Errno::EINVAL) if pipe.held == 0 => {
-                    *self = Memory::buffer(pipe.size);
-                    self.fill(source)
-                }
-                filled => filled,
-            },
+        let was_empty = self.is_empty();
+        if was_empty {
+            self.prepare()?;
         }
+        let splices = match was_empty {
+            true => matches!(self.course.way(), Way::Splice(_)),
+            false => self.memory.is_empty(),
+        };
+        let filled = match &mut self.pipe {
+            Some(pipe) if splices => match pipe.fill(source)? {
+                Some(filled) => filled,
+                None => self.fill_beside_pipe(source)?,
+            },
+            _ => self.memory.fill(source)?,
+        };
+        let after_empty = std::mem::replace(&mut self.emptied, true);
+        if let Filled::Some { count, more } = filled {
+            self.read = was_empty.then_some(Read { count, after_empty });
+            self.emptied = !more;
+            if count > SMALL {
+                match self.memory.is_empty() {
+                    true => self.pipe_used = Instant::now(),
+                    false => self.memory_used = Instant::now(),
+                }
+            }
+        }
+        Ok(filled)
+    }
+
+    /// Has what the next read needs, as it is empty.
+    fn prepare(&mut self) -> nix::Result<()> {
+        if let Some(read) = self.read.take() {
+            self.course.learn(read, clocks);
+        }
+        if let Way::Splice(size) = self.course.way()
+            && self.pipe.is_none()
+        {
+            match Pipe::new(size) {
+                Ok(pipe) => {
+                    self.pipe = Some(pipe);
+                    self.pipe_used = Instant::now();
+                }
+                Err(_) => self.course.without_pipe(),
+            }
+        }
+        if let Way::Copy(size) = self.course.way() {
+            if size <= SMALL {
+                self.pipe = None;
+            }
+            self.have_memory(size)?;
+        }
+        Ok(())
+    }
+
+    /// Has memory of at least this size, and none that is larger than messages need for messages.
+    fn have_memory(&mut self, size: usize) -> nix::Result<()> {
+        let held = self.memory.size();
+        if held < size || (size <= SMALL && held > SMALL) {
+            match Memory::new(size) {
+                Ok(memory) => self.memory = memory,
+                // What there is does as well.
+                Err(_) if held > 0 => {}
+                Err(errno) => return Err(errno),
+            }
+            self.memory_used = Instant::now();
+        }
+        Ok(())
+    }
+
+    /// Copies what the empty pipe does not take: urgent data perhaps.
+    fn fill_beside_pipe(&mut self, source: BorrowedFd) -> nix::Result<Filled> {
+        if self.memory.size() == 0 {
+            self.have_memory(SMALL)?;
+        }
+        let filled = self.memory.fill(source)?;
+        if let Filled::Some { .. } = filled {
+            self.course.beside_pipe();
+        }
+        Ok(filled)
     }
 
     /// Writes once to a sink that does not block. Returns how many bytes it took, 0 if it takes
     /// none now.
     pub(super) fn drain(&mut self, sink: BorrowedFd) -> nix::Result<usize> {
-        let drained = match self {
-            Buffer::Pipe(pipe) => pipe.drain(sink),
-            Buffer::Memory(memory) => memory.drain(sink),
+        let drained = match &mut self.pipe {
+            Some(pipe) if !pipe.is_empty() => pipe.drain(sink),
+            _ => self.memory.drain(sink),
         };
+        if !self.is_empty() {
+            // What comes next has waited for the sink: that says nothing of the source.
+            self.read = None;
+        }
         match drained {
             Err(Errno::EAGAIN | Errno::EINTR) => Ok(0),
             drained => drained,
@@ -89,140 +197,50 @@ impl Buffer {
 
     /// The last `count` bytes read, where they can be seen.
     pub(super) fn newest(&self, count: usize) -> &[u8] {
-        match self {
-            Buffer::Pipe(_) => &[],
-            Buffer::Memory(memory) => &memory.bytes[memory.end - count..memory.end],
-        }
+        self.memory.newest(count)
     }
 
-    /// Drops what is on its way.
+    /// Learns that the sink has let it wait.
+    pub(super) fn slow_down(&mut self) {
+        self.course.slow_down();
+    }
+
+    /// When there is something to give back, if nothing happens.
+    pub(super) fn gives_back_at(&self) -> Option<Instant> {
+        let memory = self.idle_memory().then_some(self.memory_used);
+        let pipe = self.idle_pipe().then_some(self.pipe_used);
+        let oldest = memory.into_iter().chain(pipe).min();
+        oldest.map(|used| used + KEPT)
+    }
+
+    fn idle_memory(&self) -> bool {
+        self.memory.size() > SMALL && self.memory.is_empty()
+    }
+
+    fn idle_pipe(&self) -> bool {
+        self.pipe.as_ref().is_some_and(Pipe::is_empty)
+    }
+
+    /// Drops what is on its way, and whatever held it.
     pub(super) fn clear(&mut self) {
-        *self = Buffer::Memory(Memory {
-            bytes: Box::default(),
-            start: 0,
-            end: 0,
-        });
-    }
-}
-
-/// A pipe between a source and a sink.
-pub(super) struct Pipe {
-    into: OwnedFd,
-    out_of: OwnedFd,
-    size: usize,
-    held: usize,
-    /// A pipe runs out of slots before bytes (16 one-byte segments fill one of 64 KiB), and
-    /// does not say which: it counts as full from the first EAGAIN until it has been drained.
-    full: bool,
-}
-
-/// The size that pipe(7) gives a new pipe.
-const DEFAULT_PIPE_SIZE: usize = 65_536;
-
-/// How much is read by hand where splice(2) does not. A pipe that is empty takes so much at once
-/// (`PIPE_BUF`, pipe(7)).
-const BY_HAND: usize = 4096;
-
-impl Pipe {
-    fn new(size: usize) -> nix::Result<Pipe> {
-        let (out_of, into) = pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK)?;
-        if size != DEFAULT_PIPE_SIZE {
-            // Refused above the system's limits (pipe(7)): it stays as it is then.
-            let _ = fcntl(
-                &into,
-                FcntlArg::F_SETPIPE_SZ(i32::try_from(size).unwrap_or(i32::MAX)),
-            );
-        }
-        Ok(Pipe {
-            into,
-            out_of,
-            size,
-            held: 0,
-            full: false,
-        })
+        self.memory = Memory::default();
+        self.pipe = None;
     }
 
-    fn fill(&mut self, source: BorrowedFd) -> nix::Result<Filled> {
-        let flags = SpliceFFlags::SPLICE_F_NONBLOCK | SpliceFFlags::SPLICE_F_MOVE;
-        match splice(source, None, &self.into, None, self.size, flags) {
-            Ok(count) if count > 0 => {
-                self.held += count;
-                Ok(Filled::Some(count))
+    /// Gives back what is larger than messages need, and has been of no use for a while.
+    pub(super) fn give_back(&mut self, now: Instant) {
+        let is_over = |used: Instant| now.saturating_duration_since(used) >= KEPT;
+        if self.idle_memory() && is_over(self.memory_used) {
+            self.memory = Memory::default();
+            if matches!(self.course.way(), Way::Copy(_)) {
+                self.course.start_small();
             }
-            Ok(_) | Err(Errno::EAGAIN) if self.held > 0 => {
-                self.full = true;
-                Ok(Filled::Nothing)
+        }
+        if self.idle_pipe() && is_over(self.pipe_used) {
+            self.pipe = None;
+            if matches!(self.course.way(), Way::Splice(_)) {
+                self.course.start_small();
             }
-            // splice(2) from TCP stops at urgent data, and then says the same as at the end of
-            // input, or as when there is nothing. A plain read knows better.
-            Ok(_) | Err(Errno::EAGAIN) => self.fill_by_hand(source),
-            Err(Errno::EINTR) => Ok(Filled::Nothing),
-            Err(errno) => Err(errno),
         }
-    }
-
-    fn fill_by_hand(&mut self, source: BorrowedFd) -> nix::Result<Filled> {
-        let mut bytes = [0; BY_HAND];
-        let filled = receive(source, &mut bytes)?;
-        if let Filled::Some(count) = filled {
-            write(&self.into, &bytes[..count])?;
-            self.held = count;
-        }
-        Ok(filled)
-    }
-
-    fn drain(&mut self, sink: BorrowedFd) -> nix::Result<usize> {
-        let flags = SpliceFFlags::SPLICE_F_NONBLOCK | SpliceFFlags::SPLICE_F_MOVE;
-        let count = splice(&self.out_of, None, sink, None, self.held, flags)?;
-        self.held -= count;
-        if self.held == 0 {
-            self.full = false;
-        }
-        Ok(count)
-    }
-}
-
-/// A stretch of memory between a source and a sink.
-pub(super) struct Memory {
-    bytes: Box<[u8]>,
-    start: usize,
-    end: usize,
-}
-
-impl Memory {
-    fn buffer(size: usize) -> Buffer {
-        Buffer::Memory(Memory {
-            bytes: vec![0; size].into_boxed_slice(),
-            start: 0,
-            end: 0,
-        })
-    }
-
-    fn fill(&mut self, source: BorrowedFd) -> nix::Result<Filled> {
-        let filled = receive(source, &mut self.bytes[self.end..])?;
-        if let Filled::Some(count) = filled {
-            self.end += count;
-        }
-        Ok(filled)
-    }
-
-    fn drain(&mut self, sink: BorrowedFd) -> nix::Result<usize> {
-        let bytes = &self.bytes[self.start..self.end];
-        let count = send(sink.as_fd().as_raw_fd(), bytes, MsgFlags::MSG_NOSIGNAL)?;
-        self.start += count;
-        if self.start == self.end {
-            (self.start, self.end) = (0, 0);
-        }
-        Ok(count)
-    }
-}
-
-/// Reads once; `bytes` must not be empty.
-fn receive(source: BorrowedFd, bytes: &mut [u8]) -> nix::Result<Filled> {
-    match recv(source.as_raw_fd(), bytes, MsgFlags::empty()) {
-        Ok(0) => Ok(Filled::End),
-        Ok(count) => Ok(Filled::Some(count)),
-        Err(Errno::EAGAIN | Errno::EINTR) => Ok(Filled::Nothing),
-        Err(errno) => Err(errno),
     }
 }

@@ -1,7 +1,7 @@
 //! The relay's state: two directions that share nothing but the idle clock and the reason.
 
 use std::os::fd::{AsRawFd, BorrowedFd};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use nix::poll::PollFlags;
 use nix::sys::socket::{Shutdown, shutdown};
@@ -85,6 +85,8 @@ struct Direction {
     buffer: Buffer,
     /// The sink would not take more when last asked.
     blocked: bool,
+    /// When it last began not to.
+    blocked_at: Instant,
     delivered: u64,
 }
 
@@ -103,6 +105,12 @@ pub(super) struct Machine<'a> {
 /// How often one direction may read and write before the other gets its turn.
 const ROUNDS: usize = 8;
 
+/// What one direction may move before that.
+const TURN: u64 = 1 << 20;
+
+/// A sink that takes longer for what it was given is slow.
+const SLOW: Duration = Duration::from_millis(100);
+
 impl<'a> Machine<'a> {
     pub(super) fn new(
         client: BorrowedFd<'a>,
@@ -111,10 +119,12 @@ impl<'a> Machine<'a> {
         buffer_size: usize,
         transcript: Option<&'a mut Transcript>,
     ) -> Machine<'a> {
+        let now = Instant::now();
         let direction = || Direction {
             state: State::Open,
-            buffer: Buffer::new(engine, buffer_size),
+            buffer: Buffer::new(engine, buffer_size, now),
             blocked: false,
+            blocked_at: now,
             delivered: 0,
         };
         Machine {
@@ -124,7 +134,7 @@ impl<'a> Machine<'a> {
             first_end: None,
             broken: None,
             hung_up: [false; 2],
-            last_activity: Instant::now(),
+            last_activity: now,
         }
     }
 
@@ -199,7 +209,14 @@ impl<'a> Machine<'a> {
     /// Moves bytes in one direction: reads, writes at once what was read, and goes on while there
     /// seems to be more.
     fn pump(&mut self, from: Side, mut readable: bool, writable: bool) {
-        self.directions[from as usize].blocked &= !writable;
+        let direction = &mut self.directions[from as usize];
+        if direction.blocked && writable {
+            direction.blocked = false;
+            if direction.blocked_at.elapsed() >= SLOW {
+                direction.buffer.slow_down();
+            }
+        }
+        let turn_ends = direction.delivered + TURN;
         for _ in 0..ROUNDS {
             let filled = readable && self.fill(from, &mut readable);
             let drained = self.drain(from);
@@ -208,6 +225,9 @@ impl<'a> Machine<'a> {
                 return;
             }
             self.last_activity = Instant::now();
+            if self.from(from).delivered >= turn_ends {
+                return;
+            }
         }
     }
 
@@ -219,11 +239,13 @@ impl<'a> Machine<'a> {
         if direction.state != State::Open || !direction.buffer.has_room() {
             return false;
         }
-        let filled = direction.buffer.fill(source);
-        // A buffer that was not filled has emptied the source: poll(2) will tell when to go on.
-        *more = matches!(filled, Ok(Filled::Some(count)) if count >= direction.buffer.size());
-        match filled {
-            Ok(Filled::Some(count)) => {
+        *more = false;
+        match direction.buffer.fill(source) {
+            Ok(Filled::Some {
+                count,
+                more: likely,
+            }) => {
+                *more = likely;
                 if let Some(transcript) = &mut self.transcript {
                     transcript.record(from, direction.buffer.newest(count));
                 }
@@ -253,7 +275,10 @@ impl<'a> Machine<'a> {
         match direction.buffer.drain(sink) {
             Ok(count) => {
                 direction.delivered += count as u64;
-                direction.blocked = !direction.buffer.is_empty();
+                if !direction.buffer.is_empty() {
+                    direction.blocked = true;
+                    direction.blocked_at = Instant::now();
+                }
                 count > 0
             }
             Err(_) => {
@@ -286,6 +311,20 @@ impl<'a> Machine<'a> {
         towards.state = State::Dropped;
         towards.blocked = false;
         towards.buffer.clear();
+    }
+
+    /// When there will be something to give back, if nothing happens until then.
+    pub(super) fn gives_back_at(&self) -> Option<Instant> {
+        let [one, other] = &self.directions;
+        let [one, other] = [one, other].map(|direction| direction.buffer.gives_back_at());
+        one.into_iter().chain(other).min()
+    }
+
+    /// Gives back what nobody needs any more.
+    pub(super) fn give_back(&mut self, now: Instant) {
+        for direction in &mut self.directions {
+            direction.buffer.give_back(now);
+        }
     }
 
     /// How the relay has ended, if it has.

@@ -1,11 +1,15 @@
 //! Moving bytes between two sockets, both ways at once, until both ways have ended.
 //!
 //! `machine` decides: it is told what is ready and says what it wants next. `buffer` holds
-//! what is on its way. This file is the loop around them. Nothing here knows of clients' rights,
+//! what is on its way, in `memory` or in a `pipe`; `course` chooses between them by what has come so
+//! far, and says why. This file is the loop around them. Nothing here knows of clients' rights,
 //! names or settings: two sockets and two times come in, a reason and two counts go out.
 
 mod buffer;
+mod course;
 mod machine;
+mod memory;
+mod pipe;
 
 use std::os::fd::BorrowedFd;
 use std::time::{Duration, Instant};
@@ -22,26 +26,28 @@ use crate::wait::{self, Woken};
 pub use machine::Side;
 use machine::{End, Machine, Ready};
 
-/// How bytes get from one socket to the other.
+/// How bytes may get from one socket to the other.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Engine {
-    /// Through a pipe, by splice(2): they stay in the kernel.
-    Splice,
-    /// Through memory, by recv(2) and send(2).
+enum Engine {
+    /// As is best for what comes: small copies, large ones, or by splice(2).
+    Adaptive,
+    /// Through memory only, where they can be seen.
     Copy,
+    /// By splice(2) from the first byte on.
+    #[cfg(test)]
+    Splice,
 }
 
+#[cfg(test)]
 impl Engine {
     /// Every engine there is.
-    pub const ALL: &[Engine] = &[Engine::Splice, Engine::Copy];
+    const ALL: &[Engine] = &[Engine::Adaptive, Engine::Copy, Engine::Splice];
 }
 
 /// What a relay is to do.
 #[derive(Debug, Clone, Copy)]
 pub struct Settings {
-    /// How bytes are moved; a transcript needs [`Engine::Copy`], and gets it.
-    pub engine: Engine,
-    /// How many bytes each direction may hold.
+    /// How many bytes each direction may hold at most.
     pub buffer_size: usize,
     /// How long no byte may pass before the session is ended.
     pub idle_timeout: Option<Duration>,
@@ -74,12 +80,24 @@ pub fn run(
     ends_at: Option<Instant>,
     transcript: Option<&mut Transcript>,
 ) -> nix::Result<Outcome> {
-    prepare(client)?;
-    prepare(upstream)?;
     let engine = match transcript {
         Some(_) => Engine::Copy,
-        None => settings.engine,
+        None => Engine::Adaptive,
     };
+    run_by(engine, client, upstream, settings, ends_at, transcript)
+}
+
+/// The same, by one engine.
+fn run_by(
+    engine: Engine,
+    client: BorrowedFd,
+    upstream: BorrowedFd,
+    settings: Settings,
+    ends_at: Option<Instant>,
+    transcript: Option<&mut Transcript>,
+) -> nix::Result<Outcome> {
+    prepare(client)?;
+    prepare(upstream)?;
     let mut machine = Machine::new(client, upstream, engine, settings.buffer_size, transcript);
     let end = loop {
         if let Some(end) = machine.end() {
@@ -99,16 +117,19 @@ pub fn run(
             [false, true] => &mut set[1..],
             [false, false] => &mut [],
         };
-        match (wait::wait(polled, due.map(|(deadline, _)| deadline))?, due) {
+        let ends = due.map(|(deadline, _)| deadline);
+        let wakes = ends.into_iter().chain(machine.gives_back_at()).min();
+        match (wait::wait(polled, wakes)?, due) {
             (Woken::Ready, _) => {
                 let ready = set.map(|polled| Ready::from(polled.revents()));
                 machine.advance(ready);
+                machine.give_back(machine.last_activity());
                 if ends_at.is_some_and(|ends_at| ends_at <= Instant::now()) {
                     break machine.end().unwrap_or(End::Abandoned(Reason::MaxDuration));
                 }
             }
-            (Woken::Deadline, Some((_, end))) => break end,
-            (Woken::Deadline, None) => {}
+            (Woken::Deadline, Some((deadline, end))) if wakes == Some(deadline) => break end,
+            (Woken::Deadline, _) => machine.give_back(Instant::now()),
             (Woken::Terminated, _) => break End::Abandoned(Reason::Terminated),
         }
     };
@@ -212,5 +233,7 @@ fn deliver_and_reset(socket: BorrowedFd, deadline: Instant) -> usize {
     }
 }
 
+#[cfg(test)]
+mod switching;
 #[cfg(test)]
 mod tests;

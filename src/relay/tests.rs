@@ -15,14 +15,14 @@ use nix::sys::socket::sockopt::{Linger, SndBuf};
 use nix::sys::socket::{MsgFlags, send, setsockopt};
 
 use super::machine::{End, Machine, Ready};
-use super::{Engine, Outcome, Settings, Side, run};
+use super::{Engine, Outcome, Settings, Side, run_by};
 use crate::reason::Reason;
 use crate::sys;
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Two connected TCP sockets: the peer's end, and the relay's.
-fn tcp() -> (TcpStream, OwnedFd) {
+pub(super) fn tcp() -> (TcpStream, OwnedFd) {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     let peer = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
     peer.set_nodelay(true).unwrap();
@@ -31,14 +31,14 @@ fn tcp() -> (TcpStream, OwnedFd) {
 }
 
 /// The same of the unix domain, where a peer's end that is closed hangs up at once.
-fn unix() -> (UnixStream, OwnedFd) {
+pub(super) fn unix() -> (UnixStream, OwnedFd) {
     let (peer, ours) = UnixStream::pair().unwrap();
     peer.set_read_timeout(Some(PATIENCE)).unwrap();
     (peer, ours.into())
 }
 
 /// A relay in a thread of its own, and the processor time it took.
-fn start(
+pub(super) fn start(
     client: OwnedFd,
     upstream: OwnedFd,
     engine: Engine,
@@ -46,12 +46,12 @@ fn start(
 ) -> JoinHandle<(Outcome, Duration)> {
     thread::spawn(move || {
         let settings = Settings {
-            engine,
-            buffer_size: 65_536,
+            buffer_size: 1 << 20,
             idle_timeout,
             half_close_timeout: None,
         };
-        let outcome = run(client.as_fd(), upstream.as_fd(), settings, None, None).unwrap();
+        let (client, upstream) = (client.as_fd(), upstream.as_fd());
+        let outcome = run_by(engine, client, upstream, settings, None, None).unwrap();
         (outcome, cpu_time_of_this_thread())
     })
 }
@@ -74,7 +74,7 @@ fn read_all(mut stream: impl Read) -> Vec<u8> {
     bytes
 }
 
-fn reset(stream: TcpStream) {
+pub(super) fn reset(stream: TcpStream) {
     let abort = nix::libc::linger {
         l_onoff: 1,
         l_linger: 0,

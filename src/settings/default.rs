@@ -27,6 +27,6 @@ pub const ACP_TIMEOUT: Duration = Duration::from_secs(10);
 /// `--max-sessions`.
 pub const MAX_SESSIONS: Option<usize> = Some(500);
 /// `--buffer-size`, in bytes.
-pub const BUFFER_SIZE: usize = 64 << 10;
+pub const BUFFER_SIZE: usize = 1 << 20;
 /// The least and the greatest `--buffer-size`, in bytes.
 pub const BUFFER_SIZES: (usize, usize) = (256, 64 << 20);

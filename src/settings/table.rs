@@ -493,7 +493,7 @@ pub const SETTINGS: &[Setting] = &[
     Setting {
         name: "buffer-size",
         takes: Takes::Value("N"),
-        help: "bytes buffered per direction (default 64k)",
+        help: "most bytes buffered per direction (default 1m)",
         write: |written, given| {
             let (smallest, largest) = default::BUFFER_SIZES;
             written.buffer_size = Some(value::size(given.text, smallest, largest)?);

@@ -40,16 +40,16 @@ pub const PATIENCE: Duration = Duration::from_secs(20);
 /// The program under test.
 pub const TCPPROXY: &str = env!("CARGO_BIN_EXE_tcpproxy");
 
-/// The two ways in which the program moves bytes, and the options that make it use them: a
-/// transcript needs to see the bytes, so they are copied.
+/// The two ways in which the program moves bytes, and the options that make it use them: as is best
+/// for what comes, by splice(2) too; or, as a transcript needs to see the bytes, by copying.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Engine {
-    Splice,
+    Adaptive,
     Copy,
 }
 
 impl Engine {
-    pub const ALL: [Engine; 2] = [Engine::Splice, Engine::Copy];
+    pub const ALL: [Engine; 2] = [Engine::Adaptive, Engine::Copy];
 
     /// Runs a case under each engine, at the same time: for cases that mostly wait.
     pub fn each(case: impl Fn(Engine) + Sync) {
@@ -237,7 +237,7 @@ pub struct Standalone {
 impl Standalone {
     /// Starts `tcpproxy -b 127.0.0.1:0 ARGUMENTS`, and waits until it listens.
     pub fn start(arguments: &[&str]) -> Standalone {
-        Standalone::start_with(Engine::Splice, arguments)
+        Standalone::start_with(Engine::Adaptive, arguments)
     }
 
     /// The same, with bytes moved by this engine.
@@ -247,7 +247,7 @@ impl Standalone {
 
     /// The same, by a command that starts what follows it, such as `env` or `setpriv`.
     pub fn launched_by(launcher: &[&str], arguments: &[&str]) -> Standalone {
-        Standalone::launched_with(Engine::Splice, launcher, arguments)
+        Standalone::launched_with(Engine::Adaptive, launcher, arguments)
     }
 
     fn launched_with(engine: Engine, launcher: &[&str], arguments: &[&str]) -> Standalone {

@@ -1,0 +1,70 @@
+//! Bytes on their way through memory, by recv(2) and send(2).
+
+use std::os::fd::{AsRawFd, BorrowedFd};
+
+use nix::errno::Errno;
+use nix::sys::socket::{MsgFlags, recv, send};
+
+use super::buffer::Filled;
+use crate::sys::Pages;
+
+/// A stretch of memory between a source and a sink.
+#[derive(Default)]
+pub(super) struct Memory {
+    bytes: Pages,
+    start: usize,
+    end: usize,
+}
+
+impl Memory {
+    pub(super) fn new(size: usize) -> nix::Result<Memory> {
+        Ok(Memory {
+            bytes: Pages::new(size)?,
+            ..Memory::default()
+        })
+    }
+
+    pub(super) fn size(&self) -> usize {
+        self.bytes.len()
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.start == self.end
+    }
+
+    /// How many more bytes it takes at once.
+    pub(super) fn room(&self) -> usize {
+        self.bytes.len() - self.end
+    }
+
+    /// Reads once; there must be room.
+    pub(super) fn fill(&mut self, source: BorrowedFd) -> nix::Result<Filled> {
+        let room = self.room();
+        let bytes = &mut self.bytes[self.end..];
+        match recv(source.as_raw_fd(), bytes, MsgFlags::empty()) {
+            Ok(0) => Ok(Filled::End),
+            Ok(count) => {
+                self.end += count;
+                Ok(Filled::some(count, room))
+            }
+            Err(Errno::EAGAIN | Errno::EINTR) => Ok(Filled::Nothing),
+            Err(errno) => Err(errno),
+        }
+    }
+
+    /// Writes once. Returns how many bytes were taken.
+    pub(super) fn drain(&mut self, sink: BorrowedFd) -> nix::Result<usize> {
+        let bytes = &self.bytes[self.start..self.end];
+        let count = send(sink.as_raw_fd(), bytes, MsgFlags::MSG_NOSIGNAL)?;
+        self.start += count;
+        if self.start == self.end {
+            (self.start, self.end) = (0, 0);
+        }
+        Ok(count)
+    }
+
+    /// The last `count` bytes read.
+    pub(super) fn newest(&self, count: usize) -> &[u8] {
+        &self.bytes[self.end - count..self.end]
+    }
+}

@@ -1,0 +1,84 @@
+//! Bytes on their way through a pipe, by splice(2): they stay in the kernel.
+
+use std::os::fd::{BorrowedFd, OwnedFd};
+
+use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, OFlag, SpliceFFlags, fcntl, splice};
+use nix::unistd::pipe2;
+
+use super::buffer::Filled;
+
+/// A pipe between a source and a sink.
+pub(super) struct Pipe {
+    into: OwnedFd,
+    out_of: OwnedFd,
+    size: usize,
+    held: usize,
+    /// A pipe runs out of slots before bytes (16 one-byte segments fill one of 64 KiB), and
+    /// does not say which: it counts as full from the first EAGAIN until it has been drained.
+    full: bool,
+}
+
+/// No splice, whatever happens to it meanwhile, is to wait for the pipe.
+const FLAGS: SpliceFFlags = SpliceFFlags::SPLICE_F_NONBLOCK.union(SpliceFFlags::SPLICE_F_MOVE);
+
+impl Pipe {
+    /// A pipe that takes so many bytes. Fails where there are no descriptors left, or where this
+    /// user has more in pipes than an unprivileged one may (`pipe-user-pages-soft`, pipe(7)):
+    /// then new pipes have two slots, and copying is faster.
+    pub(super) fn new(size: usize) -> nix::Result<Pipe> {
+        let (out_of, into) = pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK)?;
+        let wanted = i32::try_from(size).map_err(|_| Errno::EPERM)?;
+        fcntl(&into, FcntlArg::F_SETPIPE_SZ(wanted))?;
+        Ok(Pipe {
+            into,
+            out_of,
+            size,
+            held: 0,
+            full: false,
+        })
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.held == 0
+    }
+
+    /// How many more bytes it takes at once.
+    pub(super) fn room(&self) -> usize {
+        match self.full {
+            true => 0,
+            false => self.size - self.held,
+        }
+    }
+
+    /// Reads once; there must be room. `None` stands for nothing, and splice(2) does not say why:
+    /// at urgent data it says the same as at the end of input, or as when there is nothing. A
+    /// plain read knows better.
+    pub(super) fn fill(&mut self, source: BorrowedFd) -> nix::Result<Option<Filled>> {
+        let room = self.room();
+        match splice(source, None, &self.into, None, room, FLAGS) {
+            Ok(count) if count > 0 => {
+                self.held += count;
+                Ok(Some(Filled::some(count, room)))
+            }
+            Ok(_) | Err(Errno::EAGAIN) if self.held > 0 => {
+                self.full = true;
+                Ok(Some(Filled::Nothing))
+            }
+            // EINVAL: this kernel cannot splice from such a socket.
+            Ok(_) | Err(Errno::EAGAIN | Errno::EINVAL) => Ok(None),
+            Err(Errno::EINTR) => Ok(Some(Filled::Nothing)),
+            Err(errno) => Err(errno),
+        }
+    }
+
+    /// Writes once. Returns how many bytes were taken.
+    pub(super) fn drain(&mut self, sink: BorrowedFd) -> nix::Result<usize> {
+        let count = splice(&self.out_of, None, sink, None, self.held, FLAGS)?;
+        self.held -= count;
+        if self.held == 0 {
+            self.full = false;
+        }
+        Ok(count)
+    }
+}
