@@ -10,8 +10,11 @@ use std::process::{Command, Stdio};
 use std::thread;
 use std::time::Duration;
 
+use nix::fcntl::{FcntlArg, fcntl};
+
 use harness::peers::{Ending, Noise, Side, Through};
-use harness::{Engine, Running, Standalone, field, patient, read_all};
+use harness::processes::{descriptors_of_kind, private_memory};
+use harness::{Engine, Running, Standalone, field, needs_root, patient, read_all};
 
 const MB: u64 = 1 << 20;
 
@@ -201,28 +204,72 @@ fn a_session_without_descriptors_for_pipes_delivers_everything_even_so() {
     }
 }
 
+/// Pipes of an unprivileged user, so many that it gets no large ones any more: past 64 MiB
+/// (pipe-user-pages-soft, pipe(7)) its new ones have two slots, and do not grow.
+fn exhaust_pipes(uid: u32) -> Vec<OwnedFd> {
+    let thread = thread::spawn(move || {
+        // SAFETY: the call takes three integers. Made directly, it changes this thread alone.
+        let done = unsafe { libc::syscall(libc::SYS_setresuid, uid, uid, uid) };
+        assert_eq!(done, 0, "{}", std::io::Error::last_os_error());
+        let mut pipes = Vec::new();
+        loop {
+            let (out_of, into) = nix::unistd::pipe().unwrap();
+            let grown = fcntl(&into, FcntlArg::F_SETPIPE_SZ(1 << 20));
+            pipes.extend([out_of, into]);
+            if grown.is_err() {
+                return pipes;
+            }
+            assert!(pipes.len() < 1000, "pipes are not scarce here");
+        }
+    });
+    thread.join().unwrap()
+}
+
 #[test]
-fn a_session_among_so_many_that_pipes_are_scarce_delivers_everything() {
-    // Past 64 MiB of pipes (pipe-user-pages-soft, pipe(7)), a user's new ones have two slots.
+fn where_pipes_are_scarce_bulk_data_is_copied_in_large_pieces() {
+    needs_root();
+    let uid = 54_321;
+    let _pipes = exhaust_pipes(uid);
+    let through = Through::start(Engine::Adaptive, &["-u", &uid.to_string()]);
+    let session = through.session();
+    let before = private_memory(session);
+    let own = descriptors_of_kind(through.proxy.process.pid(), "pipe").len();
+    let Through {
+        proxy,
+        client,
+        upstream,
+    } = through;
+    let receiving = upstream.try_clone().unwrap();
+    let receiver = thread::spawn(move || Noise::new(1).expect(receiving, 64 * MB));
+    let mut noise = Noise::new(1);
+    noise.send(&client, 64 * MB);
+    receiver.join().unwrap();
+    // A two-slot pipe would be slower than any copy. It has none, and a buffer that has grown.
+    let pipes = descriptors_of_kind(session, "pipe").len() - own;
+    let grown = private_memory(session).saturating_sub(before);
+    assert_eq!(pipes, 0);
+    assert!(grown >= 256 << 10, "{grown} bytes more than at the start");
+    exchange(client, upstream, 8 * MB);
+    assert_eq!(field(&proxy.closed(), "sent"), (72 * MB).to_string());
+}
+
+#[test]
+fn five_hundred_sessions_of_one_user_all_deliver() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let name = listener.local_addr().unwrap().to_string();
     let proxy = Standalone::start(&["--max-sessions", "0", &name]);
-    let others: Vec<_> = (0..600)
-        .map(|_| {
-            let mut client = proxy.connect();
-            client.write_all(b"x").unwrap();
-            let mut upstream = patient(listener.accept().unwrap().0);
-            // Its pipes are there when this has come through.
-            upstream.read_exact(&mut [0]).unwrap();
-            (client, upstream)
-        })
+    let ends: Vec<_> = (0..500)
+        .map(|_| (proxy.connect(), patient(listener.accept().unwrap().0)))
         .collect();
-    for _ in 0..3 {
-        let client = proxy.connect();
-        let upstream = patient(listener.accept().unwrap().0);
-        exchange(client, upstream, 8 * MB);
+    // Each has so much at once that it asks for a pipe, twice; there are 64 of that size.
+    for round in 0..2 {
+        for (client, _) in &ends {
+            Noise::new(round).send(client, 300_000);
+        }
+        for (_, upstream) in &ends {
+            Noise::new(round).expect(upstream, 300_000);
+        }
     }
-    let (mut client, mut upstream) = others.into_iter().next_back().unwrap();
-    client.write_all(b"still here").unwrap();
-    upstream.read_exact(&mut [0; 10]).unwrap();
+    let (client, upstream) = ends.into_iter().next_back().unwrap();
+    exchange(client, upstream, 8 * MB);
 }

@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 
 use harness::narrow::Narrow;
 use harness::peers::{Ending, Noise, Side, Through, read_to_ending, send_until_blocked};
-use harness::processes::{assert_quiet, private_memory};
-use harness::{Engine, field, read_all};
+use harness::processes::{assert_quiet, descriptors_of_kind, private_memory};
+use harness::{Engine, eventually, field, read_all};
 
 const MB: u64 = 1 << 20;
 
@@ -43,6 +43,40 @@ fn a_reader_that_stalls_holds_back_its_sender_and_gets_everything_later() {
             sender.join().unwrap();
             drop(far);
             proxy.closed();
+        }
+    });
+}
+
+#[test]
+fn what_bulk_data_needed_is_given_back_when_it_is_over() {
+    Engine::each(|engine| {
+        for (side, talks) in [(Side::Client, false), (Side::Upstream, true)] {
+            let through = Through::start(engine, &[]);
+            let session = through.session();
+            let own = descriptors_of_kind(through.proxy.process.pid(), "pipe").len();
+            let before = private_memory(session);
+            let (_proxy, mut near, mut far) = through.seen_from(side);
+            // The second time as well.
+            for seed in [31, 32] {
+                let sending = near.try_clone().unwrap();
+                let sender = thread::spawn(move || Noise::new(seed).send(&sending, 50 * MB));
+                Noise::new(seed).expect(&far, 50 * MB);
+                sender.join().unwrap();
+                eventually("memory and pipes to be given back", || {
+                    if talks {
+                        // It is not idle, and yet does not need them.
+                        near.write_all(b"x").unwrap();
+                        far.read_exact(&mut [0]).unwrap();
+                    }
+                    let pipes = descriptors_of_kind(session, "pipe").len() - own;
+                    let memory = private_memory(session);
+                    (pipes == 0 && memory < before + (64 << 10)).then_some(())
+                });
+            }
+            near.write_all(b"still here").unwrap();
+            let mut seen = [0; 10];
+            far.read_exact(&mut seen).unwrap();
+            assert_eq!(&seen, b"still here", "{engine:?}");
         }
     });
 }
