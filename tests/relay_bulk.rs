@@ -13,7 +13,7 @@ use std::time::Duration;
 use nix::fcntl::{FcntlArg, fcntl};
 
 use harness::peers::{Ending, Noise, Side, Through};
-use harness::processes::{descriptors_of_kind, private_memory};
+use harness::processes::{descriptors_of_kind, written_memory};
 use harness::{Engine, Running, Standalone, field, needs_root, patient, read_all};
 
 const MB: u64 = 1 << 20;
@@ -232,7 +232,7 @@ fn where_pipes_are_scarce_bulk_data_is_copied_in_large_pieces() {
     let _pipes = exhaust_pipes(uid);
     let through = Through::start(Engine::Adaptive, &["-u", &uid.to_string()]);
     let session = through.session();
-    let before = private_memory(session);
+    let before = written_memory(session);
     let own = descriptors_of_kind(through.proxy.process.pid(), "pipe").len();
     let Through {
         proxy,
@@ -246,7 +246,7 @@ fn where_pipes_are_scarce_bulk_data_is_copied_in_large_pieces() {
     receiver.join().unwrap();
     // A two-slot pipe would be slower than any copy. It has none, and a buffer that has grown.
     let pipes = descriptors_of_kind(session, "pipe").len() - own;
-    let grown = private_memory(session).saturating_sub(before);
+    let grown = written_memory(session).saturating_sub(before);
     assert_eq!(pipes, 0);
     assert!(grown >= 256 << 10, "{grown} bytes more than at the start");
     exchange(client, upstream, 8 * MB);

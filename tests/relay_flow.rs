@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use harness::narrow::Narrow;
 use harness::peers::{Ending, Noise, Side, Through, read_to_ending, send_until_blocked};
-use harness::processes::{assert_quiet, descriptors_of_kind, private_memory};
+use harness::processes::{assert_quiet, descriptors_of_kind, written_memory};
 use harness::{Engine, eventually, field, read_all};
 
 const MB: u64 = 1 << 20;
@@ -27,7 +27,7 @@ fn a_reader_that_stalls_holds_back_its_sender_and_gets_everything_later() {
             // What the kernel holds in four socket buffers (tcp_wmem, tcp_rmem), and ours.
             assert!(held < 64 * MB, "{engine:?} {side:?}: {held} bytes are held");
             assert_quiet(session, &format!("{engine:?}: while a reader stalls"));
-            let memory = private_memory(session);
+            let memory = written_memory(session);
             // The buffer of 1 MiB that one direction may have by default, and what every session has.
             assert!(memory < 3 << 19, "{engine:?}: {memory} bytes of memory");
             let sender = thread::spawn(move || {
@@ -54,7 +54,7 @@ fn what_bulk_data_needed_is_given_back_when_it_is_over() {
             let through = Through::start(engine, &[]);
             let session = through.session();
             let own = descriptors_of_kind(through.proxy.process.pid(), "pipe").len();
-            let before = private_memory(session);
+            let before = written_memory(session);
             let (_proxy, mut near, mut far) = through.seen_from(side);
             // The second time as well.
             for seed in [31, 32] {
@@ -69,7 +69,7 @@ fn what_bulk_data_needed_is_given_back_when_it_is_over() {
                         far.read_exact(&mut [0]).unwrap();
                     }
                     let pipes = descriptors_of_kind(session, "pipe").len() - own;
-                    let memory = private_memory(session);
+                    let memory = written_memory(session);
                     (pipes == 0 && memory < before + (64 << 10)).then_some(())
                 });
             }

@@ -37,11 +37,11 @@ impl Memory {
         self.bytes.len() - self.end
     }
 
-    /// Reads once; there must be room.
+    /// Reads once, if that need not wait; there must be room.
     pub(super) fn fill(&mut self, source: BorrowedFd) -> nix::Result<Filled> {
         let room = self.room();
         let bytes = &mut self.bytes[self.end..];
-        match recv(source.as_raw_fd(), bytes, MsgFlags::empty()) {
+        match recv(source.as_raw_fd(), bytes, MsgFlags::MSG_DONTWAIT) {
             Ok(0) => Ok(Filled::End),
             Ok(count) => {
                 self.end += count;
@@ -52,10 +52,11 @@ impl Memory {
         }
     }
 
-    /// Writes once. Returns how many bytes were taken.
+    /// Writes once, what that need not wait for. Returns how many bytes were taken.
     pub(super) fn drain(&mut self, sink: BorrowedFd) -> nix::Result<usize> {
         let bytes = &self.bytes[self.start..self.end];
-        let count = send(sink.as_raw_fd(), bytes, MsgFlags::MSG_NOSIGNAL)?;
+        let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
+        let count = send(sink.as_raw_fd(), bytes, flags)?;
         self.start += count;
         if self.start == self.end {
             (self.start, self.end) = (0, 0);

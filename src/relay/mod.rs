@@ -96,8 +96,8 @@ fn run_by(
     ends_at: Option<Instant>,
     transcript: Option<&mut Transcript>,
 ) -> nix::Result<Outcome> {
-    prepare(client)?;
-    prepare(upstream)?;
+    prepare(client);
+    prepare(upstream);
     let mut machine = Machine::new(client, upstream, engine, settings.buffer_size, transcript);
     let end = loop {
         if let Some(end) = machine.end() {
@@ -156,20 +156,18 @@ fn run_by(
     })
 }
 
-/// Has a socket ready for the relay: it does not block; small messages are not held back, dead
-/// peers are noticed in the end, and urgent data is read in its place in the stream.
-fn prepare(socket: BorrowedFd) -> nix::Result<()> {
-    sys::set_blocking(socket, false)?;
+/// Has a socket ready for the relay: small messages are not held back, and dead peers are noticed
+/// in the end.
+fn prepare(socket: BorrowedFd) {
     // Each of these fails on sockets other than TCP's, which have no use for it.
     let _ = setsockopt(&socket, TcpNoDelay, &true);
     let _ = setsockopt(&socket, KeepAlive, &true);
-    set_urgent_in_line(socket, true);
-    Ok(())
 }
 
-/// Has urgent data read in its place in the stream, or not, as handlers may want it. Of urgent data
-/// that arrives before only the last byte would be kept (`tcp_check_urg`, Linux 6.18): so it is done
-/// for each socket as early as it can be, on its listener even, or before it connects.
+/// Has urgent data read in its place in the stream, as the relay needs it, or not, as handlers may
+/// want it. Of urgent data that arrives before only the last byte would be kept (`tcp_check_urg`,
+/// Linux 6.18): so it is done for each socket as early as it can be, on its listener even, or
+/// before it connects.
 pub fn set_urgent_in_line(socket: BorrowedFd, in_line: bool) {
     // Fails on sockets other than TCP's, which have no urgent data.
     let _ = setsockopt(&socket, OobInline, &in_line);

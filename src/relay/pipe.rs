@@ -7,6 +7,7 @@ use nix::fcntl::{FcntlArg, OFlag, SpliceFFlags, fcntl, splice};
 use nix::unistd::pipe2;
 
 use super::buffer::Filled;
+use crate::sys;
 
 /// A pipe between a source and a sink.
 pub(super) struct Pipe {
@@ -17,6 +18,9 @@ pub(super) struct Pipe {
     /// A pipe runs out of slots before bytes (16 one-byte segments fill one of 64 KiB), and
     /// does not say which: it counts as full from the first EAGAIN until it has been drained.
     full: bool,
+    /// Whether source and sink are known not to block: unlike recv(2) and send(2), splice(2) has no
+    /// flag for that.
+    prepared: [bool; 2],
 }
 
 /// No splice, whatever happens to it meanwhile, is to wait for the pipe.
@@ -36,7 +40,18 @@ impl Pipe {
             size,
             held: 0,
             full: false,
+            prepared: [false; 2],
         })
+    }
+
+    /// Has a socket not block. The flag is shared with whoever else holds it, so it is left alone
+    /// until it has to be set.
+    fn prepare(&mut self, which: usize, socket: BorrowedFd) -> nix::Result<()> {
+        if !self.prepared[which] {
+            sys::set_blocking(socket, false)?;
+            self.prepared[which] = true;
+        }
+        Ok(())
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -55,6 +70,7 @@ impl Pipe {
     /// at urgent data it says the same as at the end of input, or as when there is nothing. A
     /// plain read knows better.
     pub(super) fn fill(&mut self, source: BorrowedFd) -> nix::Result<Option<Filled>> {
+        self.prepare(0, source)?;
         let room = self.room();
         match splice(source, None, &self.into, None, room, FLAGS) {
             Ok(count) if count > 0 => {
@@ -74,6 +90,7 @@ impl Pipe {
 
     /// Writes once. Returns how many bytes were taken.
     pub(super) fn drain(&mut self, sink: BorrowedFd) -> nix::Result<usize> {
+        self.prepare(1, sink)?;
         let count = splice(&self.out_of, None, sink, None, self.held, FLAGS)?;
         self.held -= count;
         if self.held == 0 {

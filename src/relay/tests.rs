@@ -15,7 +15,7 @@ use nix::sys::socket::sockopt::{Linger, SndBuf};
 use nix::sys::socket::{MsgFlags, send, setsockopt};
 
 use super::machine::{End, Machine, Ready};
-use super::{Engine, Outcome, Settings, Side, run_by};
+use super::{Engine, Outcome, Settings, Side, run_by, set_urgent_in_line};
 use crate::reason::Reason;
 use crate::sys;
 
@@ -44,6 +44,9 @@ pub(super) fn start(
     engine: Engine,
     idle_timeout: Option<Duration>,
 ) -> JoinHandle<(Outcome, Duration)> {
+    for socket in [&client, &upstream] {
+        set_urgent_in_line(socket.as_fd(), true);
+    }
     thread::spawn(move || {
         let settings = Settings {
             buffer_size: 1 << 20,

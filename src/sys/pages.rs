@@ -1,23 +1,61 @@
 //! Memory that comes from the kernel and goes back to it.
 
+use std::cell::UnsafeCell;
 use std::ops::{Deref, DerefMut};
 use std::ptr::NonNull;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use nix::errno::Errno;
 
-/// A stretch of memory of its own, all zero at first. A page of it costs nothing until it is
-/// written to, and all of it is the kernel's again when this is dropped: malloc(3) would keep what
-/// is freed, up to 32 MiB (mallopt(3), `M_TRIM_THRESHOLD`), and calloc(3) write to what it gives.
+/// A stretch of memory of its own. A page of it costs nothing until it is written to, and all of it
+/// is the kernel's again when this is dropped: malloc(3) would keep what is freed, up to 32 MiB
+/// (mallopt(3), `M_TRIM_THRESHOLD`), and calloc(3) write to what it gives.
+///
+/// The first small ones are part of the program itself, so that a relay of messages makes no system
+/// call for them. They stay the program's.
 pub(crate) struct Pages {
     start: NonNull<u8>,
     length: usize,
+    reserve: Option<&'static Reserve>,
 }
+
+/// How large a small stretch may be.
+const SMALL: usize = 16 << 10;
+
+/// Memory for one small stretch. It begins with a page, so that a message touches one only.
+#[repr(align(4096))]
+struct Reserve {
+    bytes: UnsafeCell<[u8; SMALL]>,
+    taken: AtomicBool,
+}
+
+// SAFETY: the bytes are reached only through the one `Pages` that has set `taken`, until its end.
+unsafe impl Sync for Reserve {}
+
+/// One for each direction of a relay.
+static RESERVES: [Reserve; 2] = [const {
+    Reserve {
+        bytes: UnsafeCell::new([0; SMALL]),
+        taken: AtomicBool::new(false),
+    }
+}; 2];
 
 impl Pages {
     /// So many bytes; none need no memory.
     pub(crate) fn new(length: usize) -> nix::Result<Pages> {
         if length == 0 {
             return Ok(Pages::default());
+        }
+        if length <= SMALL {
+            let free = |reserve: &&Reserve| !reserve.taken.swap(true, Ordering::Acquire);
+            if let Some(reserve) = RESERVES.iter().find(free) {
+                let start = NonNull::new(reserve.bytes.get().cast()).ok_or(Errno::ENOMEM)?;
+                return Ok(Pages {
+                    start,
+                    length,
+                    reserve: Some(reserve),
+                });
+            }
         }
         // SAFETY: a new mapping at an address of the kernel's choice touches nothing that is there.
         let start = unsafe {
@@ -34,7 +72,11 @@ impl Pages {
             return Err(Errno::last());
         }
         let start = NonNull::new(start.cast()).ok_or(Errno::ENOMEM)?;
-        Ok(Pages { start, length })
+        Ok(Pages {
+            start,
+            length,
+            reserve: None,
+        })
     }
 }
 
@@ -43,6 +85,7 @@ impl Default for Pages {
         Pages {
             start: NonNull::dangling(),
             length: 0,
+            reserve: None,
         }
     }
 }
@@ -51,8 +94,8 @@ impl Deref for Pages {
     type Target = [u8];
 
     fn deref(&self) -> &[u8] {
-        // SAFETY: so many bytes are mapped there, are initialised (to zero), and are only reached
-        // through this value, which is borrowed for as long as the slice lives.
+        // SAFETY: so many bytes are there, are initialised (with zero, or what was there before), and
+        // are only reached through this value, which is borrowed for as long as the slice lives.
         unsafe { std::slice::from_raw_parts(self.start.as_ptr(), self.length) }
     }
 }
@@ -66,10 +109,14 @@ impl DerefMut for Pages {
 
 impl Drop for Pages {
     fn drop(&mut self) {
-        if self.length > 0 {
+        match self.reserve {
+            Some(reserve) => reserve.taken.store(false, Ordering::Release),
             // SAFETY: this is what was mapped, and nobody can have a reference to it any more. It
             // fails only for what is no mapping.
-            unsafe { libc::munmap(self.start.as_ptr().cast(), self.length) };
+            None if self.length > 0 => unsafe {
+                libc::munmap(self.start.as_ptr().cast(), self.length);
+            },
+            None => {}
         }
     }
 }

@@ -55,23 +55,6 @@ pub fn context_switches(pid: Pid) -> u64 {
         .sum()
 }
 
-/// The memory that a process shares with no other, in bytes.
-pub fn private_memory(pid: Pid) -> usize {
-    let rollup = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap();
-    let kilobytes: usize = rollup
-        .lines()
-        .filter(|line| line.starts_with("Private_"))
-        .map(|line| {
-            line.split_whitespace()
-                .nth(1)
-                .unwrap()
-                .parse::<usize>()
-                .unwrap()
-        })
-        .sum();
-    kilobytes * 1024
-}
-
 /// The memory that a process has written to, whoever shares it, in bytes. The pages of its program
 /// file do not count: whether those are private depends on who else runs it.
 pub fn written_memory(pid: Pid) -> usize {
