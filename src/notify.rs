@@ -1,6 +1,7 @@
 //! What a service manager is told of the server's state (sd_notify(3)).
 
 use std::env;
+use std::os::fd::{AsRawFd, RawFd};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
@@ -26,6 +27,11 @@ impl Notifier {
             Some(socket)
         };
         Notifier(connect())
+    }
+
+    /// The descriptor, which is for nobody else.
+    pub fn descriptor(&self) -> Option<RawFd> {
+        self.0.as_ref().map(AsRawFd::as_raw_fd)
     }
 
     /// Every listener is bound, and the configuration is in force.

@@ -2,6 +2,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
+use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::process;
@@ -42,6 +43,11 @@ impl PidFile {
                 return created.written();
             }
         }
+    }
+
+    /// The descriptor, which is for nobody else.
+    pub fn descriptor(&self) -> RawFd {
+        self.file.as_raw_fd()
     }
 
     fn lock(path: &Path) -> Result<PidFile, Error> {

@@ -4,6 +4,7 @@
 //! functions that rely on that (fork, local time) say so.
 
 mod pages;
+mod session;
 
 use std::ffi::CStr;
 use std::io;
@@ -23,6 +24,7 @@ use nix::sys::socket::{SockaddrLike, SockaddrStorage};
 use nix::unistd::{ForkResult, Pid};
 
 pub(crate) use pages::Pages;
+pub(crate) use session::fork_without;
 
 /// Which watched signals have arrived and were not asked about yet: bit N is signal N.
 static ARRIVED: AtomicU64 = AtomicU64::new(0);
@@ -55,6 +57,11 @@ pub(crate) fn watch_signals(signals: &[Signal], deaf_to: &[Signal]) -> nix::Resu
         unsafe { nix::sys::signal::sigaction(signal, &action) }?;
     }
     nix::sys::signal::sigprocmask(SigmaskHow::SIG_BLOCK, Some(&blocked), None)
+}
+
+/// Notes a signal that has come another way than to the handler.
+pub(crate) fn note_signal(signal: Signal) {
+    note_arrival(signal as libc::c_int);
 }
 
 /// The signals to block while waiting.
@@ -163,13 +170,19 @@ pub(crate) fn fork(work: impl FnOnce() -> i32) -> nix::Result<Pid> {
     // the child lacks, and the child may do whatever any process may.
     match unsafe { nix::unistd::fork() }? {
         ForkResult::Parent { child } => Ok(child),
-        ForkResult::Child => {
-            ARRIVED.store(0, Ordering::Relaxed);
-            match catch_unwind(AssertUnwindSafe(work)) {
-                Ok(status) => exit_now(status),
-                Err(_) => std::process::abort(),
-            }
-        }
+        ForkResult::Child => in_child(work),
+    }
+}
+
+/// What a child does that was forked.
+fn in_child(work: impl FnOnce() -> i32) -> ! {
+    // Only where there is something to forget: writing has the page copied.
+    if ARRIVED.load(Ordering::Relaxed) != 0 {
+        ARRIVED.store(0, Ordering::Relaxed);
+    }
+    match catch_unwind(AssertUnwindSafe(work)) {
+        Ok(status) => exit_now(status),
+        Err(_) => std::process::abort(),
     }
 }
 
@@ -270,7 +283,7 @@ pub(crate) fn reap() -> Option<(Pid, ExitStatus)> {
     }
 }
 
-/// accept4(2) with close-on-exec, and the peer's address as it was when the connection was made
+/// accept4(2): a socket that does not block, with close-on-exec, and the peer's address as it was when the connection was made
 /// (a peer that has reset it since has none any more).
 pub(crate) fn accept(listener: BorrowedFd) -> nix::Result<(OwnedFd, Option<SockaddrStorage>)> {
     let mut address = MaybeUninit::<libc::sockaddr_storage>::zeroed();
@@ -281,7 +294,7 @@ pub(crate) fn accept(listener: BorrowedFd) -> nix::Result<(OwnedFd, Option<Socka
             listener.as_raw_fd(),
             address.as_mut_ptr().cast(),
             &raw mut length,
-            libc::SOCK_CLOEXEC,
+            libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK,
         )
     };
     let fd = Errno::result(fd)?;

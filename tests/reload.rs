@@ -12,7 +12,7 @@ use nix::sys::signal::Signal;
 
 use harness::configured::{Configured, connect, is_refused};
 use harness::peers::{assert_echoes, echo, read_to_ending};
-use harness::processes::{children, descriptors};
+use harness::processes::{children, descriptors, descriptors_of_server};
 use harness::{
     Running, Scratch, Standalone, field, free_port, needs_root, patient, read_all, wait_for_line,
 };
@@ -92,7 +92,7 @@ fn fifty_reloads_under_load_refuse_and_break_no_connection() {
     ];
     let wrong = [format!("{plain}sever 127.0.0.1\n"), String::new()];
     let mut server = Configured::start(&plain, &[]);
-    let before = descriptors(server.pid());
+    let before = descriptors_of_server(server.pid());
     let (stop, served) = (AtomicBool::new(false), AtomicUsize::new(0));
     thread::scope(|scope| {
         let clients: Vec<_> = (0..4)

@@ -14,7 +14,7 @@ use nix::unistd::Pid;
 use harness::peers::{
     BlackHole, Through, assert_echoes, assert_sigterm_ends, echo, read_to_ending, reset,
 };
-use harness::processes::{children, cpu_time, descriptors, is_alive};
+use harness::processes::{children, cpu_time, descriptors, descriptors_of_server, is_alive};
 use harness::{
     Engine, Running, Scratch, Standalone, TCPPROXY, eventually, field, needs_root, patient,
     read_all,
@@ -26,7 +26,7 @@ fn two_thousand_connections_at_once_are_served_and_nothing_is_left_of_them() {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     let proxy = Standalone::start(&[&listener.local_addr().unwrap().to_string()]);
     let pid = proxy.process.pid();
-    let before = descriptors(pid);
+    let before = descriptors_of_server(pid);
     let server = thread::spawn(move || {
         for _ in 0..COUNT {
             let mut stream = patient(listener.accept().unwrap().0);
@@ -63,7 +63,7 @@ fn two_thousand_connections_at_once_are_served_and_nothing_is_left_of_them() {
 fn clients_that_are_gone_before_they_are_accepted_do_no_harm() {
     let proxy = Standalone::start(&[&echo().to_string()]);
     let pid = proxy.process.pid();
-    let before = descriptors(pid);
+    let before = descriptors_of_server(pid);
     // Stopped, so that they are gone for certain.
     proxy.process.signal(Signal::SIGSTOP);
     for number in 0..300 {
@@ -105,7 +105,7 @@ fn count_of(server: &Running, text: &str) -> usize {
 fn a_server_out_of_descriptors_waits_and_recovers() {
     let proxy = Standalone::start(&[&echo().to_string()]);
     let pid = proxy.process.pid();
-    let taken = descriptors(pid);
+    let taken = descriptors_of_server(pid);
     let lowest_free = (0..).find(|free| taken.iter().all(|(number, _)| number != free));
     limit(pid, "0", &format!("--nofile={}:", lowest_free.unwrap()));
     let client = proxy.connect();

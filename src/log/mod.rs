@@ -6,6 +6,7 @@
 
 mod syslog;
 
+use std::borrow::Cow;
 use std::cell::RefCell;
 use std::fmt::{self, Display, Write as _};
 use std::fs::{File, OpenOptions};
@@ -195,11 +196,13 @@ impl Log {
     }
 
     /// The same log for lines under another name, if there is one.
-    pub fn under(&self, name: Option<&str>) -> Log {
-        let name = name.map_or_else(|| Rc::clone(&self.name), Rc::from);
-        Log {
-            name,
-            ..self.clone()
+    pub fn under(&self, name: Option<&str>) -> Cow<'_, Log> {
+        match name {
+            None => Cow::Borrowed(self),
+            Some(name) => Cow::Owned(Log {
+                name: Rc::from(name),
+                ..self.clone()
+            }),
         }
     }
 

@@ -265,6 +265,13 @@ fn cannot_listen(place: Planned, errno: Errno) -> Error {
 }
 
 impl Listener {
+    /// Whether every client has connected to the address that this listens on. One that was handed
+    /// over may be transparent (ip(7), `IP_TRANSPARENT`), and then clients had connected elsewhere.
+    pub(super) fn is_for_one_address(&self) -> bool {
+        self.planned
+            .is_some_and(|place| !place.address.ip().is_unspecified())
+    }
+
     /// Brings listeners in line with the places that are wanted now. Those that stay are not
     /// touched, so that no client in their backlogs is lost. What cannot be bound is reported.
     pub fn rebind(listeners: &mut Vec<Listener>, binds: &[Bind], log: &Log) {

@@ -196,7 +196,10 @@ impl Client {
         // One whose address is not understood must not pass for one that has none.
         let address = address.as_ref().and_then(Endpoint::from_address);
         let address = address.ok_or(Errno::ECONNABORTED)?;
-        let local = Endpoint::local(socket.as_fd());
+        let local = match listener.is_for_one_address() {
+            true => None,
+            false => Endpoint::local(socket.as_fd()),
+        };
         Ok(Client {
             socket,
             address,

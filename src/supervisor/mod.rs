@@ -2,13 +2,13 @@
 //! nothing with it. The supervisor itself never reads a client's byte.
 
 mod sessions;
+mod watch;
 
 use std::fmt;
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
-use nix::poll::{PollFd, PollFlags};
 use nix::sys::signal::Signal;
 
 use crate::error::{Error, Status, describe};
@@ -25,6 +25,7 @@ use crate::source::{self, Client, Listener, Listeners};
 use crate::sys;
 use crate::wait;
 use sessions::{Session, Sessions};
+use watch::{Wanted, Watch};
 
 /// What happens to clients when there are as many sessions as may be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -93,6 +94,7 @@ pub fn run(
             None => None,
         },
         notifier: Notifier::from_environment(),
+        watch: Watch::new()?,
         listeners: listeners.sockets,
         until_idle: listeners.until_idle,
         own_listeners: listeners.own,
@@ -106,6 +108,7 @@ pub fn run(
         next_status: Instant::now(),
         status_changed: true,
     };
+    supervisor.watch_listeners()?;
     supervisor.prepare_listeners()?;
     supervisor.notifier.ready();
     let how = supervisor.serve()?;
@@ -130,6 +133,7 @@ enum Accepting {
 }
 
 struct Supervisor<'a> {
+    watch: Watch,
     pidfile: Option<PidFile>,
     notifier: Notifier,
     listeners: Vec<Listener>,
@@ -168,16 +172,19 @@ impl Supervisor<'_> {
     }
 
     fn serve(&mut self) -> Result<Finish, Error> {
+        // What a program before us in this process has left behind.
+        self.reap(Reason::InternalError);
         loop {
-            // Asked for each time: while something is always ready, SIGCHLD may not be heard.
-            self.reap(Reason::InternalError);
             let live = self.sessions.live();
             if wait::ENDING.into_iter().any(sys::take_signal) {
+                // Who reads the line finds them closed.
+                self.listeners.clear();
                 self.log
                     .notice(format_args!("asked to end, with {live} live"));
                 return Ok(Finish::EndSessions);
             }
             if sys::take_signal(Signal::SIGQUIT) {
+                self.listeners.clear();
                 self.log
                     .notice(format_args!("asked to end when the {live} live have ended"));
                 return Ok(Finish::AwaitSessions);
@@ -205,22 +212,50 @@ impl Supervisor<'_> {
                 return Ok(Finish::EndSessions);
             }
             let status_at = self.tell_status(now);
-            let accepting = self.accept_from <= now && self.has_room();
+            let wanted = match self.accept_from <= now && self.has_room() {
+                true => Wanted::Clients,
+                false => Wanted::SignalsOnly,
+            };
             let resume_at = (self.accept_from > now).then_some(self.accept_from);
             let deadline = [idle_at, ends_at, status_at, resume_at];
-            let ready = self.poll(accepting, deadline.into_iter().flatten().min())?;
-            // From the last, so that one that is lost does not move those that are to come.
-            for (index, hung_up) in ready.into_iter().rev() {
-                if hung_up || self.accept_some(index) == Accepting::Lost {
-                    let listener = self.listeners.swap_remove(index);
-                    let line = format_args!("lost the listener of {}", listener.local);
-                    self.log.error(line);
-                    if self.listeners.is_empty() {
-                        return Err(Error::new(Status::System, "no listener is left"));
-                    }
-                }
+            let deadline = deadline.into_iter().flatten().min();
+            let mut due = self.watch.sleep(wanted, deadline)?;
+            if due.child_ended {
+                self.reap(Reason::InternalError);
+            }
+            self.accept_from_some(due.listeners())?;
+        }
+    }
+
+    /// Accepts from listeners that have clients, and gives up those that have hung up. In this order
+    /// one that is lost does not move those that are to come.
+    fn accept_from_some(&mut self, last_first: &[(usize, bool)]) -> Result<(), Error> {
+        let mut lost = false;
+        for &(index, hung_up) in last_first {
+            if hung_up || self.accept_some(index) == Accepting::Lost {
+                self.watch.remove(&self.listeners);
+                let listener = self.listeners.swap_remove(index);
+                let line = format_args!("lost the listener of {}", listener.local);
+                self.log.error(line);
+                lost = true;
             }
         }
+        if !lost {
+            return Ok(());
+        }
+        if let Err(error) = self.watch_listeners() {
+            self.log.error(error);
+        }
+        match self.listeners.is_empty() {
+            true => Err(Error::new(Status::System, "no listener is left")),
+            false => Ok(()),
+        }
+    }
+
+    fn watch_listeners(&mut self) -> Result<(), Error> {
+        let pidfile = self.pidfile.iter().map(PidFile::descriptor);
+        let others = pidfile.chain(self.notifier.descriptor());
+        self.watch.add(&mut self.listeners, others)
     }
 
     /// Whether more clients may be accepted, be it to turn them away.
@@ -246,30 +281,6 @@ impl Supervisor<'_> {
         self.status_changed = false;
         self.next_status = now + AT_MOST_EVERY;
         None
-    }
-
-    /// Sleeps until there is something to do. Returns which listeners have clients, or have hung up.
-    fn poll(
-        &self,
-        accepting: bool,
-        deadline: Option<Instant>,
-    ) -> Result<Vec<(usize, bool)>, Error> {
-        let listeners = if accepting { &self.listeners[..] } else { &[] };
-        let mut set: Vec<PollFd> = listeners
-            .iter()
-            .map(|listener| PollFd::new(listener.socket.as_fd(), PollFlags::POLLIN))
-            .collect();
-        match wait::poll(&mut set, deadline) {
-            Ok(_) => {}
-            Err(Errno::EINTR) => return Ok(Vec::new()),
-            Err(errno) => return Err(Error::system("poll", errno)),
-        }
-        let hang_up = PollFlags::POLLERR | PollFlags::POLLHUP | PollFlags::POLLNVAL;
-        let ready = set.iter().enumerate().filter_map(|(index, polled)| {
-            let events = polled.revents().unwrap_or(PollFlags::POLLNVAL);
-            (!events.is_empty()).then_some((index, events.intersects(hang_up)))
-        });
-        Ok(ready.collect())
     }
 
     /// Accepts what waits at one listener, within limits.
@@ -329,8 +340,6 @@ impl Supervisor<'_> {
                 return session::close_unserved(&client, self.log);
             }
         };
-        let log = self.log.under(service.log_name.as_deref());
-        let journal = Journal::begin(&client, &log);
         let counted = self.count(&service, &client).or_else(|_| {
             // Some may have ended since.
             self.reap(Reason::InternalError);
@@ -340,18 +349,15 @@ impl Supervisor<'_> {
             Ok(counted) => counted,
             Err(reason) => {
                 self.sessions.count_refused();
-                journal.close(Ended::before_action(reason));
+                let log = self.log.under(service.log_name.as_deref());
+                Journal::begin(&client, &log).close(Ended::before_action(reason));
                 return;
             }
         };
         let session = Session::new(&client, &service, counted);
-        let Supervisor {
-            listeners, pidfile, ..
-        } = self;
-        let forked = sys::fork(|| {
-            // No session holds a listener, or what only the server is to have.
-            listeners.clear();
-            *pidfile = None;
+        // No session holds a listener, or what only the server is to have.
+        let forked = sys::fork_without(self.watch.descriptors(), || {
+            let log = self.log.under(service.log_name.as_deref());
             session::serve(client, &service, None, &log) as i32
         });
         match forked {
@@ -422,7 +428,11 @@ impl Supervisor<'_> {
         self.setup = setup;
         if self.own_listeners {
             let binds = &self.setup.server.binds;
+            self.watch.remove(&self.listeners);
             Listener::rebind(&mut self.listeners, binds, self.log);
+            if let Err(error) = self.watch_listeners() {
+                self.log.error(error);
+            }
         }
         if let Err(error) = self.prepare_listeners() {
             self.log.error(error);
@@ -437,11 +447,12 @@ impl Supervisor<'_> {
         }
         while !self.sessions.is_empty() {
             let status_at = self.tell_status(Instant::now());
-            match wait::poll(&mut [], status_at) {
-                Ok(_) | Err(Errno::EINTR) => {}
-                Err(_) => break,
+            if self
+                .sleep_and_reap(status_at, Reason::InternalError)
+                .is_err()
+            {
+                break;
             }
-            self.reap(Reason::InternalError);
             if wait::ENDING.into_iter().any(sys::take_signal) {
                 return self.end_sessions();
             }
@@ -455,13 +466,9 @@ impl Supervisor<'_> {
     fn end_sessions(&mut self) {
         self.sessions.signal_all(Signal::SIGTERM);
         let deadline = Instant::now() + GRACE;
-        while !self.sessions.is_empty() {
-            match wait::poll(&mut [], Some(deadline)) {
-                Err(Errno::EINTR) => {}
-                Ok(_) | Err(_) => break,
-            }
-            self.reap(Reason::Terminated);
-            if wait::ENDING.into_iter().any(sys::take_signal) {
+        while !self.sessions.is_empty() && Instant::now() < deadline {
+            let slept = self.sleep_and_reap(Some(deadline), Reason::Terminated);
+            if slept.is_err() || wait::ENDING.into_iter().any(sys::take_signal) {
                 break;
             }
         }
@@ -469,10 +476,21 @@ impl Supervisor<'_> {
         // Nothing survives that for long; who has written its own line is not given another.
         let deadline = Instant::now() + AT_MOST_EVERY;
         while !self.sessions.is_empty() && Instant::now() < deadline {
-            // EINTR is what this waits for.
-            let _ = wait::poll(&mut [], Some(deadline));
-            self.reap(Reason::Terminated);
+            if self
+                .sleep_and_reap(Some(deadline), Reason::Terminated)
+                .is_err()
+            {
+                break;
+            }
         }
+    }
+
+    /// Sleeps until a signal or the deadline comes, and collects the children that have ended.
+    fn sleep_and_reap(&mut self, deadline: Option<Instant>, reason: Reason) -> Result<(), Error> {
+        if self.watch.sleep(Wanted::SignalsOnly, deadline)?.child_ended {
+            self.reap(reason);
+        }
+        Ok(())
     }
 
     /// Logs trouble that may come with every client, but not with every client.

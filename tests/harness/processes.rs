@@ -81,6 +81,16 @@ pub fn descriptors(pid: Pid) -> Vec<(i32, PathBuf)> {
     found
 }
 
+/// The descriptors of a server, once it has all that it opens for itself: the last is the set that
+/// it waits for.
+pub fn descriptors_of_server(pid: Pid) -> Vec<(i32, PathBuf)> {
+    eventually("the server to have what it waits for", || {
+        let all = descriptors(pid);
+        let is_set = |path: &PathBuf| path.to_string_lossy() == "anon_inode:[eventpoll]";
+        all.iter().any(|(_, path)| is_set(path)).then_some(all)
+    })
+}
+
 /// The descriptors of one kind (`socket`, `pipe`) that a process has.
 pub fn descriptors_of_kind(pid: Pid, kind: &str) -> Vec<i32> {
     let of_kind = |path: &PathBuf| path.to_string_lossy().starts_with(&format!("{kind}:"));

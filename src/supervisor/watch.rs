@@ -1,0 +1,206 @@
+//! What the supervisor sleeps on: its signals, and its listeners.
+//!
+//! Signals come by signalfd(2), so that they are heard however busy the listeners are, and no
+//! handler's frame is written to a page that the last fork has made a copy of. Listeners come by
+//! epoll(7), so that a wake-up costs the same with one of them as with thousands.
+
+use std::ops::RangeInclusive;
+use std::os::fd::{AsFd, AsRawFd, RawFd};
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags};
+use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+
+use super::WATCHED;
+use crate::error::Error;
+use crate::source::Listener;
+use crate::sys;
+
+/// How many listeners are told of at once. Those that are left out are told of first the next time.
+const AT_ONCE: usize = 16;
+
+/// What stands for the signals where listeners have their numbers.
+const SIGNALS: u64 = u64::MAX;
+
+/// The signals and the listeners.
+pub(super) struct Watch {
+    signals: SignalFd,
+    all: Epoll,
+    /// What no session may hold, as few ranges of numbers.
+    descriptors: Vec<RangeInclusive<RawFd>>,
+}
+
+/// Whether listeners are watched as well.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Wanted {
+    Clients,
+    SignalsOnly,
+}
+
+/// What there is to do.
+#[derive(Default)]
+pub(super) struct Due {
+    /// A child has ended, or more than one.
+    pub(super) child_ended: bool,
+    listeners: [(usize, bool); AT_ONCE],
+    count: usize,
+}
+
+impl Due {
+    /// The numbers of the listeners that have clients, or have hung up; the last comes first.
+    pub(super) fn listeners(&mut self) -> &[(usize, bool)] {
+        let ready = &mut self.listeners[..self.count];
+        ready.sort_unstable_by(|one, other| other.cmp(one));
+        ready
+    }
+}
+
+fn failed(errno: Errno) -> Error {
+    Error::system("epoll", errno)
+}
+
+impl Watch {
+    /// Watches the signals that the supervisor acts upon, which must be blocked
+    /// ([`super::watch_signals`]).
+    pub(super) fn new() -> Result<Watch, Error> {
+        let flags = SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK;
+        let signals = SignalFd::with_flags(&WATCHED.into_iter().collect::<SigSet>(), flags);
+        let signals = signals.map_err(|errno| Error::system("signalfd", errno))?;
+        let all = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).map_err(failed)?;
+        all.add(&signals, EpollEvent::new(EpollFlags::EPOLLIN, SIGNALS))
+            .map_err(failed)?;
+        Ok(Watch {
+            signals,
+            all,
+            descriptors: Vec::new(),
+        })
+    }
+
+    /// Watches these listeners as well. `others` are what no session may hold either. Those that
+    /// cannot be watched are dropped; returns the last one's error.
+    pub(super) fn add(
+        &mut self,
+        listeners: &mut Vec<Listener>,
+        others: impl Iterator<Item = RawFd>,
+    ) -> Result<(), Error> {
+        let mut done = Ok(());
+        let mut number = 0;
+        listeners.retain(|listener| {
+            let event = EpollEvent::new(EpollFlags::EPOLLIN, number);
+            match self.all.add(&listener.socket, event) {
+                Ok(()) => number += 1,
+                Err(errno) => {
+                    let what = format_args!("cannot listen on {}: epoll", listener.local);
+                    done = Err(Error::system(what, errno));
+                    return false;
+                }
+            }
+            true
+        });
+        let sockets = listeners.iter().map(|listener| listener.socket.as_raw_fd());
+        let own = [self.signals.as_raw_fd(), self.all.0.as_raw_fd()];
+        self.descriptors = ranges(sockets.chain(own).chain(others).collect());
+        done
+    }
+
+    /// Watches these listeners no more. To be called before one of them is closed: it stays watched
+    /// as long as a child has a copy.
+    pub(super) fn remove(&self, listeners: &[Listener]) {
+        for listener in listeners {
+            // One that is no listener any more may have gone by itself.
+            let _ = self.all.delete(&listener.socket);
+        }
+    }
+
+    /// What no session may hold.
+    pub(super) fn descriptors(&self) -> &[RangeInclusive<RawFd>] {
+        &self.descriptors
+    }
+
+    /// Sleeps until there is something to do, or the deadline has come. A signal that is not a
+    /// child's is noted, for [`sys::take_signal`].
+    pub(super) fn sleep(&self, wanted: Wanted, deadline: Option<Instant>) -> Result<Due, Error> {
+        let timeout = deadline.map_or(PollTimeout::NONE, until);
+        let mut due = Due::default();
+        let slept = match wanted {
+            Wanted::Clients => self.wait_for_all(timeout, &mut due),
+            Wanted::SignalsOnly => {
+                let mut set = [PollFd::new(self.signals.as_fd(), PollFlags::POLLIN)];
+                poll(&mut set, timeout).map(|count| count > 0)
+            }
+        };
+        match slept {
+            Ok(true) => due.child_ended = self.take_signal()?,
+            Ok(false) | Err(Errno::EINTR) => {}
+            Err(errno) => return Err(failed(errno)),
+        }
+        Ok(due)
+    }
+
+    /// Returns whether there are signals.
+    fn wait_for_all(&self, timeout: PollTimeout, due: &mut Due) -> nix::Result<bool> {
+        let mut events = [EpollEvent::empty(); AT_ONCE];
+        let count = self.all.wait(&mut events, timeout)?;
+        let mut signals = false;
+        for event in &events[..count] {
+            if event.data() == SIGNALS {
+                signals = true;
+                continue;
+            }
+            let hung_up = event
+                .events()
+                .intersects(EpollFlags::EPOLLERR | EpollFlags::EPOLLHUP);
+            due.listeners[due.count] = (event.data() as usize, hung_up);
+            due.count += 1;
+        }
+        Ok(signals)
+    }
+
+    /// Takes one signal: what is left is told of the next time. The kernel gives those first that
+    /// end a server. Returns whether it was a child's.
+    fn take_signal(&self) -> Result<bool, Error> {
+        let taken = self.signals.read_signal();
+        let taken = taken.map_err(|errno| Error::system("signalfd", errno))?;
+        let signal = taken.and_then(|taken| Signal::try_from(taken.ssi_signo as i32).ok());
+        match signal {
+            Some(Signal::SIGCHLD) => return Ok(true),
+            Some(signal) => sys::note_signal(signal),
+            None => {}
+        }
+        Ok(false)
+    }
+}
+
+/// The time left, in whole milliseconds, upwards: below one there would be no sleep.
+fn until(deadline: Instant) -> PollTimeout {
+    let left = deadline.saturating_duration_since(Instant::now());
+    let milliseconds = (left + Duration::from_nanos(999_999)).as_millis();
+    PollTimeout::try_from(milliseconds).unwrap_or(PollTimeout::MAX)
+}
+
+/// These numbers as ranges. Listeners that were bound in a row are one.
+fn ranges(mut numbers: Vec<RawFd>) -> Vec<RangeInclusive<RawFd>> {
+    numbers.sort_unstable();
+    let mut ranges: Vec<RangeInclusive<RawFd>> = Vec::new();
+    for number in numbers {
+        match ranges.last_mut() {
+            Some(last) if *last.end() + 1 == number => *last = *last.start()..=number,
+            _ => ranges.push(number..=number),
+        }
+    }
+    ranges
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_in_a_row_are_one_range() {
+        assert_eq!(ranges(vec![7, 4, 5, 9, 6]), [4..=7, 9..=9]);
+        assert_eq!(ranges(vec![]), []);
+    }
+}
