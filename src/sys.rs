@@ -3,7 +3,9 @@
 //! What std and nix offer safely is not wrapped again. The program never starts a thread; the
 //! functions that rely on that (fork, local time) say so.
 
+mod clock;
 mod pages;
+
 mod session;
 
 use std::ffi::CStr;
@@ -15,7 +17,7 @@ use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::{Command, ExitStatus};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
@@ -23,6 +25,7 @@ use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, SigmaskHow, Signa
 use nix::sys::socket::{SockaddrLike, SockaddrStorage};
 use nix::unistd::{ForkResult, Pid};
 
+pub(crate) use clock::{LocalTime, local_time};
 pub(crate) use pages::Pages;
 pub(crate) use session::fork_without;
 
@@ -81,7 +84,8 @@ pub(crate) fn signal_arrived(signal: Signal) -> bool {
 
 /// Whether a watched signal has arrived since this was last asked of it.
 pub(crate) fn take_signal(signal: Signal) -> bool {
-    ARRIVED.fetch_and(!bit(signal), Ordering::Relaxed) & bit(signal) != 0
+    // Written to only where there is something to take: after a fork that has the page copied.
+    signal_arrived(signal) && ARRIVED.fetch_and(!bit(signal), Ordering::Relaxed) & bit(signal) != 0
 }
 
 fn bit(signal: Signal) -> u64 {
@@ -366,60 +370,6 @@ pub(crate) fn name_by_address(address: IpAddr) -> Option<String> {
     // SAFETY: on success the buffer holds a string that ends in NUL.
     let name = unsafe { CStr::from_ptr(name.as_ptr()) };
     name.to_str().ok().map(str::to_owned)
-}
-
-/// A moment in the local time zone.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct LocalTime {
-    /// Year of the Common Era.
-    pub(crate) year: i32,
-    /// 1 to 12.
-    pub(crate) month: u8,
-    /// 1 to 31.
-    pub(crate) day: u8,
-    /// 0 to 23.
-    pub(crate) hour: u8,
-    /// 0 to 59.
-    pub(crate) minute: u8,
-    /// 0 to 60.
-    pub(crate) second: u8,
-    /// 0 to 999,999.
-    pub(crate) microsecond: u32,
-    /// Minutes east of UTC.
-    pub(crate) offset: i32,
-}
-
-impl LocalTime {
-    /// The month's name in three letters, as logs have it.
-    pub(crate) fn month_name(&self) -> &'static str {
-        const NAMES: [&str; 12] = [
-            "Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec",
-        ];
-        NAMES[usize::from(self.month - 1)]
-    }
-}
-
-/// The local time of a moment, as TZ or /etc/localtime has it.
-pub(crate) fn local_time(moment: SystemTime) -> LocalTime {
-    let since_epoch = moment.duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
-    let seconds = since_epoch.as_secs() as libc::time_t;
-    let mut fields = MaybeUninit::<libc::tm>::zeroed();
-    // SAFETY: both pointers are valid, and all-zero bytes are a valid `tm`, so it is initialised
-    // whether the call succeeds or not. Reading TZ is sound as no other thread changes it.
-    let fields = unsafe {
-        libc::localtime_r(&raw const seconds, fields.as_mut_ptr());
-        fields.assume_init()
-    };
-    LocalTime {
-        year: fields.tm_year + 1900,
-        month: fields.tm_mon as u8 + 1,
-        day: fields.tm_mday as u8,
-        hour: fields.tm_hour as u8,
-        minute: fields.tm_min as u8,
-        second: fields.tm_sec as u8,
-        microsecond: since_epoch.subsec_micros(),
-        offset: (fields.tm_gmtoff / 60) as i32,
-    }
 }
 
 /// Whether calls on a descriptor wait (`O_NONBLOCK` off). The flag belongs to the open file, and

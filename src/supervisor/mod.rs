@@ -6,7 +6,7 @@ mod watch;
 
 use std::fmt;
 use std::os::fd::AsFd;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use nix::errno::Errno;
 use nix::sys::signal::Signal;
@@ -355,6 +355,8 @@ impl Supervisor<'_> {
             }
         };
         let session = Session::new(&client, &service, counted);
+        // Known to us, it is known to each session.
+        sys::local_time(SystemTime::now());
         // No session holds a listener, or what only the server is to have.
         let forked = sys::fork_without(self.watch.descriptors(), || {
             let log = self.log.under(service.log_name.as_deref());
