@@ -158,7 +158,29 @@ pub enum Services {
     /// The command line's: whatever a client connected to.
     One(Rc<Service>),
     /// The configuration file's: by what a client connected to.
-    ByPlace(Vec<Placed>),
+    ByPlace(Places),
+}
+
+/// The services of a file, in its order.
+pub struct Places {
+    placed: Vec<Placed>,
+    /// The indices of those on each port: there may be thousands, and every client is for one.
+    on_port: HashMap<u16, Vec<usize>>,
+}
+
+impl Places {
+    fn of(placed: Vec<Placed>) -> Places {
+        let mut on_port: HashMap<u16, Vec<usize>> = HashMap::new();
+        for (index, placed) in placed.iter().enumerate() {
+            on_port.entry(placed.bind.port).or_default().push(index);
+        }
+        Places { placed, on_port }
+    }
+
+    fn on(&self, port: u16) -> impl Iterator<Item = &Placed> {
+        let indices = self.on_port.get(&port).into_iter().flatten();
+        indices.map(|&index| &self.placed[index])
+    }
 }
 
 /// A service, and the local side it is for.
@@ -194,14 +216,17 @@ impl Services {
             .into_iter()
             .map(place)
             .collect::<Result<_, Error>>()?;
-        Ok(Services::ByPlace(placed))
+        Ok(Services::ByPlace(Places::of(placed)))
     }
 
     /// The places to listen at.
     pub fn binds(&self) -> Vec<Bind> {
         match self {
             Services::One(_) => Vec::new(),
-            Services::ByPlace(placed) => placed.iter().map(|placed| placed.bind.clone()).collect(),
+            Services::ByPlace(places) => {
+                let placed = places.placed.iter();
+                placed.map(|placed| placed.bind.clone()).collect()
+            }
         }
     }
 
@@ -209,7 +234,7 @@ impl Services {
     pub fn all(&self) -> impl Iterator<Item = &Rc<Service>> {
         let (one, placed) = match self {
             Services::One(service) => (Some(service), &[][..]),
-            Services::ByPlace(placed) => (None, &placed[..]),
+            Services::ByPlace(places) => (None, &places.placed[..]),
         };
         one.into_iter()
             .chain(placed.iter().map(|placed| &placed.service))
@@ -218,11 +243,11 @@ impl Services {
     /// Resolves the names of interfaces. Fails if one cannot be, or if two services turn out to be
     /// for the same address and port.
     pub fn check_addresses(&self) -> Result<(), Error> {
-        let Services::ByPlace(placed) = self else {
+        let Services::ByPlace(places) = self else {
             return Ok(());
         };
         let mut taken = HashMap::new();
-        for placed in placed {
+        for placed in &places.placed {
             if placed.bind.interface == Interface::Any {
                 continue;
             }
@@ -243,8 +268,8 @@ impl Services {
     pub fn all_on(&self, port: u16) -> Vec<&Service> {
         match self {
             Services::One(service) => vec![service],
-            Services::ByPlace(placed) => {
-                let on_port = placed.iter().filter(|placed| placed.bind.port == port);
+            Services::ByPlace(places) => {
+                let on_port = places.on(port);
                 on_port.map(|placed| placed.service.as_ref()).collect()
             }
         }
@@ -253,12 +278,12 @@ impl Services {
     /// Every service that a client of this local address can reach.
     pub fn all_for(&self, local: IpAddr) -> Result<Vec<&Service>, Error> {
         let local = local.to_canonical();
-        let placed = match self {
+        let places = match self {
             Services::One(service) => return Ok(vec![service]),
-            Services::ByPlace(placed) => placed,
+            Services::ByPlace(places) => places,
         };
         let mut reached = Vec::new();
-        for placed in placed {
+        for placed in &places.placed {
             let endpoint = Endpoint::Inet((local, placed.bind.port).into());
             let found = self.find(&endpoint)?;
             if found.is_some_and(|found| Rc::ptr_eq(found, &placed.service)) {
@@ -271,18 +296,15 @@ impl Services {
     /// The service for a client that has connected here: the narrower one wins. An interface's
     /// name may have to be resolved. Where it cannot be, there is no telling.
     pub fn find(&self, local: &Endpoint) -> Result<Option<&Rc<Service>>, Error> {
-        let placed = match self {
+        let places = match self {
             Services::One(service) => return Ok(Some(service)),
-            Services::ByPlace(placed) => placed,
+            Services::ByPlace(places) => places,
         };
         let Endpoint::Inet(local) = local else {
             return Ok(None);
         };
         let mut closest: Option<(Closeness, &Rc<Service>)> = None;
-        for placed in placed
-            .iter()
-            .filter(|placed| placed.bind.port == local.port())
-        {
+        for placed in places.on(local.port()) {
             let closeness = placed.closeness(local.ip())?;
             if closeness > closest.map(|(closeness, _)| closeness) {
                 closest = closeness.map(|closeness| (closeness, &placed.service));
