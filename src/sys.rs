@@ -271,13 +271,14 @@ pub(crate) fn bytes_waiting(socket: BorrowedFd) -> nix::Result<usize> {
     Ok(usize::try_from(count).unwrap_or(0))
 }
 
-/// Collects a child that has ended (waitpid(2)): any, without waiting. Nix would fail for one that
-/// a real-time signal has ended, after the kernel has forgotten it.
-pub(crate) fn reap() -> Option<(Pid, ExitStatus)> {
+/// Collects a child that has ended (waitpid(2)): this one, or any, without waiting. Nix would fail
+/// for one that a real-time signal has ended, after the kernel has forgotten it.
+pub(crate) fn reap(child: Option<Pid>) -> Option<(Pid, ExitStatus)> {
+    let which = child.map_or(-1, Pid::as_raw);
     loop {
         let mut status = 0;
         // SAFETY: the status is written to a place of its type.
-        let child = unsafe { libc::waitpid(-1, &raw mut status, libc::WNOHANG) };
+        let child = unsafe { libc::waitpid(which, &raw mut status, libc::WNOHANG) };
         match Errno::result(child) {
             Ok(0) => return None,
             Ok(child) => return Some((Pid::from_raw(child), ExitStatus::from_raw(status))),

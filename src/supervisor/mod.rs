@@ -10,6 +10,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use nix::errno::Errno;
 use nix::sys::signal::Signal;
+use nix::unistd::Pid;
 
 use crate::error::{Error, Status, describe};
 use crate::gate::Counted;
@@ -52,6 +53,11 @@ const BACK_OFF: Duration = Duration::from_millis(100);
 
 /// How often at most trouble is logged, and the service manager told of changes.
 const AT_MOST_EVERY: Duration = Duration::from_secs(1);
+
+/// How long to wait, for each session, before every child is looked at again (waitpid(2) for any).
+/// It looks at one after the other, for 0.08 µs each (measured, Linux 6.18), twice: with thousands
+/// that would be what a session costs most. So it takes one twenty-fifth of the time.
+const SWEEP_COST: Duration = Duration::from_micros(4);
 
 /// How many clients of one listener are accepted before the others have their turn.
 const BATCH: usize = 64;
@@ -107,6 +113,8 @@ pub fn run(
         next_complaint: Instant::now(),
         next_status: Instant::now(),
         status_changed: true,
+        swept: Instant::now(),
+        sweep_at: None,
     };
     supervisor.watch_listeners()?;
     supervisor.prepare_listeners()?;
@@ -152,6 +160,9 @@ struct Supervisor<'a> {
     /// The service manager is not told of changes before this.
     next_status: Instant,
     status_changed: bool,
+    /// When every child was last looked at, and when that is due again.
+    swept: Instant,
+    sweep_at: Option<Instant>,
 }
 
 impl Supervisor<'_> {
@@ -217,12 +228,10 @@ impl Supervisor<'_> {
                 false => Wanted::SignalsOnly,
             };
             let resume_at = (self.accept_from > now).then_some(self.accept_from);
-            let deadline = [idle_at, ends_at, status_at, resume_at];
+            let deadline = [idle_at, ends_at, status_at, resume_at, self.sweep_at];
             let deadline = deadline.into_iter().flatten().min();
             let mut due = self.watch.sleep(wanted, deadline)?;
-            if due.child_ended {
-                self.reap(Reason::InternalError);
-            }
+            self.reap_some(due.child_ended, Reason::InternalError);
             self.accept_from_some(due.listeners())?;
         }
     }
@@ -372,13 +381,37 @@ impl Supervisor<'_> {
         }
     }
 
-    /// Collects the children that have ended. Those that could not write their closed line have
-    /// it written for them, with this reason.
-    fn reap(&mut self, reason: Reason) {
-        while let Some((child, status)) = sys::reap() {
-            self.status_changed = true;
-            self.sessions.end(child, status, reason, self.log);
+    /// Collects the child that a signal told of; and every other that has ended, if it is time to
+    /// look at them all: two that end together may have one signal.
+    fn reap_some(&mut self, told_of: Option<Pid>, reason: Reason) {
+        if told_of.is_some() {
+            self.end_of_child(told_of, reason);
+            if self.sweep_at.is_none() {
+                self.sweep_at = Some(self.swept + SWEEP_COST * self.sessions.live() as u32);
+            }
         }
+        let is_time = |at| at <= Instant::now() || !self.has_room();
+        if self.sweep_at.is_some_and(is_time) {
+            self.reap(reason);
+        }
+    }
+
+    /// Collects every child that has ended.
+    fn reap(&mut self, reason: Reason) {
+        while self.end_of_child(None, reason) {}
+        self.swept = Instant::now();
+        self.sweep_at = None;
+    }
+
+    /// Collects this child, or any, if it has ended. One that could not write its closed line has
+    /// it written for it, with this reason.
+    fn end_of_child(&mut self, child: Option<Pid>, reason: Reason) -> bool {
+        let Some((child, status)) = sys::reap(child) else {
+            return false;
+        };
+        self.status_changed = true;
+        self.sessions.end(child, status, reason, self.log);
+        true
     }
 
     /// Reads the configuration again, and opens the log anew. A configuration that is wrong
@@ -489,9 +522,9 @@ impl Supervisor<'_> {
 
     /// Sleeps until a signal or the deadline comes, and collects the children that have ended.
     fn sleep_and_reap(&mut self, deadline: Option<Instant>, reason: Reason) -> Result<(), Error> {
-        if self.watch.sleep(Wanted::SignalsOnly, deadline)?.child_ended {
-            self.reap(reason);
-        }
+        let deadline = [deadline, self.sweep_at].into_iter().flatten().min();
+        let due = self.watch.sleep(Wanted::SignalsOnly, deadline)?;
+        self.reap_some(due.child_ended, reason);
         Ok(())
     }
 

@@ -13,6 +13,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
+use nix::unistd::Pid;
 
 use super::WATCHED;
 use crate::error::Error;
@@ -43,8 +44,8 @@ pub(super) enum Wanted {
 /// What there is to do.
 #[derive(Default)]
 pub(super) struct Due {
-    /// A child has ended, or more than one.
-    pub(super) child_ended: bool,
+    /// A child has ended: this one, and perhaps others with it.
+    pub(super) child_ended: Option<Pid>,
     listeners: [(usize, bool); AT_ONCE],
     count: usize,
 }
@@ -160,17 +161,20 @@ impl Watch {
     }
 
     /// Takes one signal: what is left is told of the next time. The kernel gives those first that
-    /// end a server. Returns whether it was a child's.
-    fn take_signal(&self) -> Result<bool, Error> {
+    /// end a server. Returns whose end it told of, if it was a child's.
+    fn take_signal(&self) -> Result<Option<Pid>, Error> {
         let taken = self.signals.read_signal();
         let taken = taken.map_err(|errno| Error::system("signalfd", errno))?;
-        let signal = taken.and_then(|taken| Signal::try_from(taken.ssi_signo as i32).ok());
-        match signal {
-            Some(Signal::SIGCHLD) => return Ok(true),
-            Some(signal) => sys::note_signal(signal),
-            None => {}
+        let Some(taken) = taken else {
+            return Ok(None);
+        };
+        match Signal::try_from(taken.ssi_signo as i32) {
+            Ok(Signal::SIGCHLD) => return Ok(Some(Pid::from_raw(taken.ssi_pid as i32))),
+            Ok(signal) => sys::note_signal(signal),
+            // None but those that were asked for come this way.
+            Err(_) => {}
         }
-        Ok(false)
+        Ok(None)
     }
 }
 
