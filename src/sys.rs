@@ -5,7 +5,6 @@
 
 mod clock;
 mod pages;
-
 mod session;
 
 use std::ffi::CStr;
