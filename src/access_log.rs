@@ -181,7 +181,7 @@ impl Record {
             // Writing to a String cannot fail.
             let _ = write!(object, "{separator}\"{name}\":{value}");
         };
-        member("time", json_string(&timestamp(now, 3)));
+        member("time", json_string(&timestamp(now, 3).to_string()));
         member("session", self.session.to_string());
         for (end, port, endpoint) in [
             ("client", "client_port", self.client),

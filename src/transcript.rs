@@ -3,6 +3,7 @@
 //! A file is a sequence of records. Each is a line `DIRECTION TIME LENGTH`, exactly LENGTH bytes
 //! as they arrived, and a newline. DIRECTION is `>` from the client and `<` from the upstream.
 
+use std::fmt::Write as _;
 use std::fs::{File, OpenOptions};
 use std::io::{self, IoSlice, Write};
 use std::os::unix::fs::OpenOptionsExt;
@@ -18,6 +19,8 @@ use crate::relay::Side;
 pub struct Transcript {
     path: PathBuf,
     file: Option<File>,
+    /// A record's first line. It is kept, so that no record costs an allocation.
+    header: String,
     failure: Option<Error>,
 }
 
@@ -37,6 +40,7 @@ impl Transcript {
             Ok(file) => Ok(Transcript {
                 path,
                 file: Some(file),
+                header: String::new(),
                 failure: None,
             }),
             Err(error) => Err(not_written(&path, &error)),
@@ -53,8 +57,10 @@ impl Transcript {
             Side::Upstream => '<',
         };
         let time = log::timestamp(SystemTime::now(), 6);
-        let header = format!("{direction} {time} {}\n", bytes.len());
-        if let Err(error) = write_all(file, [header.as_bytes(), bytes, b"\n"]) {
+        self.header.clear();
+        // Writing to a String cannot fail.
+        let _ = writeln!(self.header, "{direction} {time} {}", bytes.len());
+        if let Err(error) = write_all(file, [self.header.as_bytes(), bytes, b"\n"]) {
             self.file = None;
             self.failure = Some(not_written(&self.path, &error));
         }
