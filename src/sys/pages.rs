@@ -16,29 +16,26 @@ use nix::errno::Errno;
 pub(crate) struct Pages {
     start: NonNull<u8>,
     length: usize,
-    reserve: Option<&'static Reserve>,
+    /// Which of the program's own it is, if it is one.
+    reserve: Option<usize>,
 }
 
 /// How large a small stretch may be.
 const SMALL: usize = 16 << 10;
 
-/// Memory for one small stretch. It begins with a page, so that a message touches one only.
+/// Memory for small stretches, one for each direction of a relay. Each begins with a page, so that a
+/// message touches one only.
 #[repr(align(4096))]
-struct Reserve {
-    bytes: UnsafeCell<[u8; SMALL]>,
-    taken: AtomicBool,
-}
+struct Reserve([UnsafeCell<[u8; SMALL]>; 2]);
 
-// SAFETY: the bytes are reached only through the one `Pages` that has set `taken`, until its end.
+// SAFETY: each stretch is reached only through the one `Pages` that has set its flag in `TAKEN`,
+// until that one's end.
 unsafe impl Sync for Reserve {}
 
-/// One for each direction of a relay.
-static RESERVES: [Reserve; 2] = [const {
-    Reserve {
-        bytes: UnsafeCell::new([0; SMALL]),
-        taken: AtomicBool::new(false),
-    }
-}; 2];
+static RESERVE: Reserve = Reserve([const { UnsafeCell::new([0; SMALL]) }; 2]);
+
+/// Which of them are in use. Elsewhere, as each page that is written to costs.
+static TAKEN: [AtomicBool; 2] = [const { AtomicBool::new(false) }; 2];
 
 impl Pages {
     /// So many bytes; none need no memory.
@@ -47,13 +44,13 @@ impl Pages {
             return Ok(Pages::default());
         }
         if length <= SMALL {
-            let free = |reserve: &&Reserve| !reserve.taken.swap(true, Ordering::Acquire);
-            if let Some(reserve) = RESERVES.iter().find(free) {
-                let start = NonNull::new(reserve.bytes.get().cast()).ok_or(Errno::ENOMEM)?;
+            let is_free = |taken: &AtomicBool| !taken.swap(true, Ordering::Acquire);
+            if let Some(number) = TAKEN.iter().position(is_free) {
+                let start = NonNull::new(RESERVE.0[number].get().cast()).ok_or(Errno::ENOMEM)?;
                 return Ok(Pages {
                     start,
                     length,
-                    reserve: Some(reserve),
+                    reserve: Some(number),
                 });
             }
         }
@@ -110,7 +107,7 @@ impl DerefMut for Pages {
 impl Drop for Pages {
     fn drop(&mut self) {
         match self.reserve {
-            Some(reserve) => reserve.taken.store(false, Ordering::Release),
+            Some(number) => TAKEN[number].store(false, Ordering::Release),
             // SAFETY: this is what was mapped, and nobody can have a reference to it any more. It
             // fails only for what is no mapping.
             None if self.length > 0 => unsafe {
