@@ -157,7 +157,7 @@ pub(crate) fn standalone(
     Ok(Some(match who.contestant {
         Contestant::Direct | Contestant::Tcpconnect | Contestant::Nc => return Ok(None),
         Contestant::Tcpproxy => {
-            let quiet = ["--log", "file:/dev/null", "--max-sessions", "0"];
+            let quiet = ["--log-level", "error", "--max-sessions", "0"];
             own(&[&[program, "-b", &from][..], &quiet, &[&to]].concat())
         }
         Contestant::Haproxy => {
