@@ -259,10 +259,15 @@ impl Log {
         self.line(Level::Debug, what);
     }
 
+    /// Whether lines of this level are logged.
+    pub fn is_logged(&self, level: Level) -> bool {
+        level <= self.level
+    }
+
     /// One line, to every sink. A sink that cannot take it loses it: there is nobody to tell,
     /// and a session must not wait for its log.
     pub fn line(&self, level: Level, what: impl Display) {
-        if level > self.level || !self.sinks.iter().any(Sink::is_heard) {
+        if !self.is_logged(level) || !self.sinks.iter().any(Sink::is_heard) {
             return;
         }
         let text = printable(what);

@@ -70,34 +70,41 @@ pub struct Outcome {
 /// reset too.
 const RESET_GRACE: Duration = Duration::from_secs(2);
 
+/// How long what a session has put off waits for its first bytes.
+const MOMENT: Duration = Duration::from_millis(10);
+
 /// Relays until both directions have ended, one side has broken off, or time is up: that of a
 /// byte, or all of it at `ends_at`. When this returns, each side has been told: by an end of
-/// input, or by a reset.
+/// input, or by a reset. What the session has `put_off` is done once there is time for it: when the
+/// first bytes have been passed on, or none have come for a moment.
 pub fn run(
     client: BorrowedFd,
     upstream: BorrowedFd,
     settings: Settings,
     ends_at: Option<Instant>,
     transcript: Option<&mut Transcript>,
+    put_off: impl FnOnce(),
 ) -> nix::Result<Outcome> {
     let engine = match transcript {
         Some(_) => Engine::Copy,
         None => Engine::Adaptive,
     };
-    run_by(engine, client, upstream, settings, ends_at, transcript)
+    let sockets = [client, upstream];
+    run_by(engine, sockets, settings, ends_at, transcript, put_off)
 }
 
 /// The same, by one engine.
 fn run_by(
     engine: Engine,
-    client: BorrowedFd,
-    upstream: BorrowedFd,
+    [client, upstream]: [BorrowedFd; 2],
     settings: Settings,
     ends_at: Option<Instant>,
     transcript: Option<&mut Transcript>,
+    put_off: impl FnOnce(),
 ) -> nix::Result<Outcome> {
     prepare(client);
     prepare(upstream);
+    let mut put_off = Some((Instant::now() + MOMENT, put_off));
     let mut machine = Machine::new(client, upstream, engine, settings.buffer_size, transcript);
     let end = loop {
         if let Some(end) = machine.end() {
@@ -118,8 +125,11 @@ fn run_by(
             [false, false] => &mut [],
         };
         let ends = due.map(|(deadline, _)| deadline);
-        let wakes = ends.into_iter().chain(machine.gives_back_at()).min();
-        match (wait::wait(polled, wakes)?, due) {
+        let others = machine.gives_back_at().into_iter();
+        let others = others.chain(put_off.as_ref().map(|(latest, _)| *latest));
+        let wakes = ends.into_iter().chain(others).min();
+        let woken = wait::wait(polled, wakes)?;
+        match (woken, due) {
             (Woken::Ready, _) => {
                 let ready = set.map(|polled| Ready::from(polled.revents()));
                 machine.advance(ready);
@@ -131,6 +141,10 @@ fn run_by(
             (Woken::Deadline, Some((deadline, end))) if wakes == Some(deadline) => break end,
             (Woken::Deadline, _) => machine.give_back(Instant::now()),
             (Woken::Terminated, _) => break End::Abandoned(Reason::Terminated),
+        }
+        let is_time = |latest| woken == Woken::Ready || latest <= Instant::now();
+        if let Some((_, put_off)) = put_off.take_if(|(latest, _)| is_time(*latest)) {
+            put_off();
         }
     };
     let mut delivered = [Side::Client, Side::Upstream].map(|side| machine.delivered_to(side));

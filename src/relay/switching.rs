@@ -119,8 +119,8 @@ fn exchange_in_bursts(engine: Engine, buffer_size: usize, narrow: bool, seed: u6
             idle_timeout: None,
             half_close_timeout: None,
         };
-        let (client, upstream) = (ours.as_fd(), theirs.as_fd());
-        run_by(engine, client, upstream, settings, None, None).unwrap()
+        let sockets = [ours.as_fd(), theirs.as_fd()];
+        run_by(engine, sockets, settings, None, None, || {}).unwrap()
     });
     let amount = match buffer_size {
         300 => 100_000,

@@ -53,8 +53,8 @@ pub(super) fn start(
             idle_timeout,
             half_close_timeout: None,
         };
-        let (client, upstream) = (client.as_fd(), upstream.as_fd());
-        let outcome = run_by(engine, client, upstream, settings, None, None).unwrap();
+        let sockets = [client.as_fd(), upstream.as_fd()];
+        let outcome = run_by(engine, sockets, settings, None, None, || {}).unwrap();
         (outcome, cpu_time_of_this_thread())
     })
 }

@@ -1,5 +1,6 @@
 //! What a session leaves in the log: every line of it begins with the session's number.
 
+use std::cell::Cell;
 use std::fmt::Display;
 use std::process;
 use std::time::{Duration, Instant};
@@ -19,6 +20,8 @@ pub struct Journal<'a> {
     local: Endpoint,
     name: Option<String>,
     started: Instant,
+    /// Its opened line is still to be written.
+    opened: Cell<Option<Ids>>,
     log: &'a Log,
 }
 
@@ -86,6 +89,7 @@ impl<'a> Journal<'a> {
             local,
             name: None,
             started,
+            opened: Cell::new(None),
             log,
         }
     }
@@ -95,9 +99,18 @@ impl<'a> Journal<'a> {
         self.started
     }
 
-    /// Notes that the session has passed the limits.
+    /// Notes that the session has passed the limits. The line is put off until there is time, but
+    /// comes before any other: see [`Journal::catch_up`].
     pub fn open(&mut self, name: Option<String>, ids: Ids) {
         self.name = name;
+        self.opened.set(Some(ids));
+    }
+
+    /// Writes the line that was put off. To be called before anything that may take a while.
+    pub fn catch_up(&self) {
+        let Some(ids) = self.opened.take() else {
+            return;
+        };
         let name = self.name.as_ref();
         let name = name.map_or_else(String::new, |name| format!(" name={}", escape_word(name)));
         self.log.info(format_args!(
@@ -108,6 +121,7 @@ impl<'a> Journal<'a> {
 
     /// Notes the session's end. Returns the status of a process that had no other.
     pub fn close(&self, ended: Ended) -> Status {
+        self.catch_up();
         let Ended {
             server,
             sent,
@@ -154,6 +168,10 @@ impl<'a> Journal<'a> {
     }
 
     fn line(&self, level: Level, what: impl Display) {
+        if !self.log.is_logged(level) {
+            return;
+        }
+        self.catch_up();
         self.log
             .line(level, format_args!("session {}: {what}", self.session));
     }

@@ -22,6 +22,7 @@ use crate::service::{Action, Forward, Service};
 use crate::source::{Client, Endpoint, Origin};
 use crate::sys;
 use crate::transcript::Transcript;
+use crate::upstream::News;
 use crate::user;
 use crate::wait;
 
@@ -65,6 +66,9 @@ pub fn serve(client: Client, service: &Service, state_dir: Option<&Path>, log: &
     };
     let facts = Facts::about(passed.client(), name.clone());
     journal.open(name, ids);
+    if service.starts_a_program() {
+        journal.catch_up();
+    }
     if wait::is_end_asked_for() {
         return journal.close(Ended::before_action(Reason::Terminated));
     }
@@ -116,11 +120,14 @@ fn relay_to(
     journal: &Journal,
 ) -> Ended {
     let client = admitted.client();
-    let report = |failure: &str| journal.notice(failure);
+    let news = |news: News| match news {
+        News::Waiting => journal.catch_up(),
+        News::Failed(failure) => journal.notice(failure),
+    };
     let port = client.local.port();
     let connected = forward
         .route
-        .connect(client.socket.as_fd(), port, ends_at, report);
+        .connect(client.socket.as_fd(), port, ends_at, news);
     let upstream = match connected {
         Ok(upstream) => upstream,
         Err(unreachable) => {
@@ -147,6 +154,7 @@ fn relay_to(
         forward.relay,
         ends_at,
         transcript.as_mut(),
+        || journal.catch_up(),
     );
     if let Some(error) = transcript.as_ref().and_then(Transcript::failure) {
         warn_of_transcript(journal, error);

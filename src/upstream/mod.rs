@@ -130,6 +130,15 @@ pub struct Connected {
     pub name: String,
 }
 
+/// What happens on the way to an upstream.
+#[derive(Debug)]
+pub enum News<'a> {
+    /// Something has been asked for, and the answer is about to be waited for.
+    Waiting,
+    /// An upstream could not be reached, for a reason that is a sentence.
+    Failed(&'a str),
+}
+
 /// No upstream could be reached.
 #[derive(Debug)]
 pub struct Unreachable {
@@ -198,7 +207,8 @@ impl Failed {
 }
 
 impl Route {
-    /// Connects to the first upstream that can be reached. Each failure is told to `report`.
+    /// Connects to the first upstream that can be reached. What happens meanwhile is told
+    /// to `news`.
     /// `default_port` is the port that the client connected to. While this waits, `client` is
     /// watched: when it breaks off, there is nobody left to connect for. It all has to be done by
     /// `ends_at`.
@@ -207,10 +217,10 @@ impl Route {
         client: BorrowedFd,
         default_port: Option<u16>,
         ends_at: Option<Instant>,
-        mut report: impl FnMut(&str),
+        mut news: impl FnMut(News),
     ) -> Result<Connected, Unreachable> {
         let retry_until = Instant::now() + self.connect_retry;
-        let mut round = self.try_each(client, default_port, ends_at, &mut report);
+        let mut round = self.try_each(client, default_port, ends_at, &mut news);
         loop {
             let mut last = match round {
                 Ok(connected) => return Ok(connected),
@@ -225,7 +235,7 @@ impl Route {
                 return Err(last);
             }
             // That the same goes on happening is told by the end.
-            round = self.try_each(client, default_port, ends_at, &mut |_: &str| {});
+            round = self.try_each(client, default_port, ends_at, &mut |_: News| {});
         }
     }
 
@@ -235,7 +245,7 @@ impl Route {
         client: BorrowedFd,
         default_port: Option<u16>,
         ends_at: Option<Instant>,
-        report: &mut dyn FnMut(&str),
+        news: &mut dyn FnMut(News),
     ) -> Result<Connected, Round> {
         let mut maybe_starting = false;
         let mut last = Unreachable {
@@ -245,13 +255,15 @@ impl Route {
         for upstream in &self.upstreams {
             let deadline = Instant::now() + self.connect_timeout;
             let deadline = ends_at.map_or(deadline, |ends_at| ends_at.min(deadline));
-            let reached = self.reach(upstream, default_port, deadline, client);
+            let waiting = &mut || news(News::Waiting);
+            let reached = self.reach(upstream, default_port, deadline, client, waiting);
             let name = upstream.name(default_port);
             let failed = match reached {
                 Ok(socket) => return Ok(Connected { socket, name }),
                 Err(failed) => failed,
             };
-            report(&format!("{}: {}", escape_word(&name), failed.detail));
+            let failure = format!("{}: {}", escape_word(&name), failed.detail);
+            news(News::Failed(&failure));
             maybe_starting |= failed.may_be_starting(upstream);
             let is_over = failed.is_final();
             last = Unreachable {
@@ -278,9 +290,10 @@ impl Route {
         default_port: Option<u16>,
         deadline: Instant,
         client: BorrowedFd,
+        waiting: &mut dyn FnMut(),
     ) -> Result<OwnedFd, Failed> {
         match upstream {
-            Upstream::Unix(path) => connect_unix(path, deadline, client),
+            Upstream::Unix(path) => connect_unix(path, deadline, client, waiting),
             Upstream::Host { host, port } => {
                 let port = port.or(default_port).ok_or_else(|| {
                     let detail = "no port is given, and the client's connection has none";
@@ -288,7 +301,10 @@ impl Route {
                 })?;
                 let mut addresses = match host.parse::<IpAddr>() {
                     Ok(address) => vec![SocketAddr::new(address, port)],
-                    Err(_) => lookup::addresses(host, port, deadline, client).map_err(unknown)?,
+                    Err(_) => {
+                        waiting();
+                        lookup::addresses(host, port, deadline, client).map_err(unknown)?
+                    }
                 };
                 if let Some(source) = self.source {
                     addresses.retain(|address| address.is_ipv4() == source.is_ipv4());
@@ -298,7 +314,7 @@ impl Route {
                     let detail = "it has no address of the source address's family";
                     return Err(Failed::new(Reason::ConnectFailed, detail));
                 }
-                Race::new(addresses, self.source).run(deadline, client)
+                Race::new(addresses, self.source).run(deadline, client, waiting)
             }
         }
     }

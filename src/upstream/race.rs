@@ -74,7 +74,12 @@ impl Race {
         }
     }
 
-    pub(super) fn run(mut self, deadline: Instant, client: BorrowedFd) -> Result<OwnedFd, Failed> {
+    pub(super) fn run(
+        mut self,
+        deadline: Instant,
+        client: BorrowedFd,
+        waiting: &mut dyn FnMut(),
+    ) -> Result<OwnedFd, Failed> {
         let mut watched_client = Some(client);
         let mut next_attempt = Instant::now();
         loop {
@@ -100,6 +105,7 @@ impl Race {
                 .map(|(_, socket)| PollFd::new(socket.as_fd(), PollFlags::POLLOUT))
                 .collect();
             set.extend(watched_client.map(wait::failures_of));
+            waiting();
             let woken = wait::wait(&mut set, Some(until));
             match woken.map_err(|errno| Failed::at("poll", errno))? {
                 Woken::Terminated => return Err(terminated()),
@@ -229,6 +235,7 @@ pub(super) fn connect_unix(
     path: &PathBuf,
     deadline: Instant,
     client: BorrowedFd,
+    waiting: &mut dyn FnMut(),
 ) -> Result<OwnedFd, Failed> {
     let failed = |errno| Failed::at("connect", errno);
     let address = UnixAddr::new(path).map_err(failed)?;
@@ -242,6 +249,7 @@ pub(super) fn connect_unix(
         }
         let until = deadline.min(Instant::now() + UNIX_RETRY_DELAY);
         let mut set = [wait::failures_of(client)];
+        waiting();
         let woken = wait::wait(&mut set, Some(until));
         match woken.map_err(failed)? {
             Woken::Terminated => return Err(terminated()),
