@@ -14,7 +14,7 @@ use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 
 use crate::log::escape;
-use crate::source::{Client, Endpoint};
+use crate::source::{Client, Endpoint, Origin};
 use crate::sys;
 use crate::wait;
 
@@ -115,7 +115,7 @@ pub struct Facts {
     client: Endpoint,
     local: Endpoint,
     name: Option<String>,
-    session: u64,
+    origin: Origin,
 }
 
 impl Facts {
@@ -125,7 +125,7 @@ impl Facts {
             client: client.address,
             local: client.local,
             name,
-            session: client.session(),
+            origin: client.origin,
         }
     }
 
@@ -140,7 +140,7 @@ impl Facts {
             ("CLIENT", address),
             ("CLIENTNAME", name),
             ("CLIENTPORT", port(self.client)),
-            ("SESSION", self.session.to_string()),
+            ("SESSION", self.origin.session().to_string()),
         ]
     }
 }

@@ -2,10 +2,12 @@
 //! waited for.
 
 use std::io::{self, BufWriter, Write};
+use std::os::fd::AsRawFd;
 use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::process;
 use std::time::SystemTime;
 
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, socket};
 use syslog::{LogFormat, Logger, LoggerBackend, Severity};
 
 use super::Level;
@@ -104,10 +106,10 @@ impl Syslog {
 const DEV_LOG: &str = "/dev/log";
 
 fn connected_datagram() -> io::Result<UnixDatagram> {
-    let socket = UnixDatagram::unbound()?;
-    socket.connect(DEV_LOG)?;
-    socket.set_nonblocking(true)?;
-    Ok(socket)
+    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    let socket = socket(AddressFamily::Unix, SockType::Datagram, flags, None)?;
+    connect(socket.as_raw_fd(), &UnixAddr::new(DEV_LOG)?)?;
+    Ok(UnixDatagram::from(socket))
 }
 
 /// The form that syslog(3) writes to /dev/log: RFC 3164 without a host name. The crate's own

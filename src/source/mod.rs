@@ -189,6 +189,17 @@ pub enum Origin {
     },
 }
 
+impl Origin {
+    /// The session's number in the log and for programs: the serial number, or the process id
+    /// where the process serves nobody else.
+    pub fn session(self) -> u64 {
+        match self {
+            Origin::Inherited { .. } => u64::from(process::id()),
+            Origin::Accepted { serial } => serial,
+        }
+    }
+}
+
 impl Client {
     /// Accepts the next client of a listener.
     pub fn accept(listener: &Listener, serial: u64) -> nix::Result<Client> {
@@ -208,12 +219,8 @@ impl Client {
         })
     }
 
-    /// The session's number in the log and for programs: the serial number, or the process id
-    /// where the process serves nobody else.
+    /// The session's number.
     pub fn session(&self) -> u64 {
-        match self.origin {
-            Origin::Inherited { .. } => u64::from(process::id()),
-            Origin::Accepted { serial } => serial,
-        }
+        self.origin.session()
     }
 }
