@@ -68,8 +68,6 @@ pub mod user;
 pub mod value;
 pub mod wait;
 
-use std::env;
-
 use nix::sys::signal::Signal;
 
 use cli::CommandLine;
@@ -79,16 +77,17 @@ use service::Service;
 use setup::{Listening, Setup};
 use source::{Client, Source, Streams};
 use supervisor::Again;
+pub use sys::Words;
 use user::Ids;
 
 /// The whole program, from its arguments to its exit. Nothing is torn down: the kernel does that
 /// sooner.
-pub fn main() -> ! {
-    sys::exit_now(status() as i32)
+pub fn main(words: Words) -> ! {
+    sys::exit_now(status(&words) as i32)
 }
 
 /// The status to exit with.
-fn status() -> Status {
+fn status(words: &Words) -> Status {
     let streams = match Streams::shielded() {
         Ok(streams) => streams,
         // Where the client cannot be kept apart from messages, there are none.
@@ -103,7 +102,7 @@ fn status() -> Status {
     }
     log::report_panics(streams);
     let mut log = Log::at_start(streams);
-    match cli::parse(env::args_os().skip(1)).and_then(|line| run(&line, streams, &mut log)) {
+    match cli::parse(words.all().skip(1)).and_then(|line| run(&line, streams, &mut log)) {
         Ok(status) => status,
         Err(error) => {
             log.fatal(&error);

@@ -1,18 +1,12 @@
 //! The program; see the library's map for how it is built.
 //!
 //! std's own start before `main` costs a tenth of a short session: it asks for the limits of the
-//! stack, for which glibc reads /proc/self/maps, and has handlers ready for its overflow. glibc
-//! hands std the arguments without it as well ([`std::env::args_os`]); other C libraries do not.
+//! stack, for which glibc reads a file and musl tries one page after the other, and has handlers
+//! ready for its overflow. So this is C's `main`.
 
-#![cfg_attr(target_env = "gnu", no_main)]
+#![no_main]
 
-#[cfg(target_env = "gnu")]
 #[unsafe(no_mangle)]
-extern "C" fn main() -> ! {
-    tcpproxy::main()
-}
-
-#[cfg(not(target_env = "gnu"))]
-fn main() {
-    tcpproxy::main()
+extern "C" fn main(_count: std::ffi::c_int, words: tcpproxy::Words) -> ! {
+    tcpproxy::main(words)
 }

@@ -6,6 +6,7 @@
 mod clock;
 mod pages;
 mod session;
+mod words;
 
 use std::ffi::CStr;
 use std::io;
@@ -27,6 +28,7 @@ use nix::unistd::{ForkResult, Pid};
 pub(crate) use clock::{LocalTime, local_time};
 pub(crate) use pages::Pages;
 pub(crate) use session::fork_without;
+pub use words::Words;
 
 /// Which watched signals have arrived and were not asked about yet: bit N is signal N.
 static ARRIVED: AtomicU64 = AtomicU64::new(0);
@@ -393,9 +395,10 @@ pub(crate) fn set_alarm(after: Duration) {
             tv_usec: 0,
         },
         it_value: libc::timeval {
-            tv_sec: after.as_secs() as libc::time_t,
+            // The types are the C library's, which libc would rather not name.
+            tv_sec: after.as_secs() as _,
             // 0 would be no alarm at all.
-            tv_usec: libc::suseconds_t::from(after.subsec_micros().max(1)),
+            tv_usec: after.subsec_micros().max(1) as _,
         },
     };
     // SAFETY: the timer is valid for the call; the old one is not asked for. It fails only for

@@ -67,7 +67,8 @@ pub(crate) fn local_time(moment: SystemTime) -> LocalTime {
 
 /// A moment's fields, as the C library knows them, and the seconds east of UTC.
 fn asked(seconds: i64, microsecond: u32) -> (LocalTime, i64) {
-    let seconds = seconds as libc::time_t;
+    // libc would rather not name the type.
+    let seconds = seconds as _;
     let mut fields = MaybeUninit::<libc::tm>::zeroed();
     // SAFETY: both pointers are valid, and all-zero bytes are a valid `tm`, so it is initialised
     // whether the call succeeds or not. Reading TZ is sound as no other thread changes it.
