@@ -196,14 +196,21 @@ const GETENT: [&str; 2] = ["/usr/bin/getent", "getent"];
 
 fn getent_command(getent: &str, database: &str, key: &str) -> Command {
     let mut command = Command::new(getent);
+    if database == "ahosts" && fs::exists(CONFIGURATION).unwrap_or(false) {
+        // Where there is that file, getent is glibc's, and would leave out the addresses of a family
+        // of which the machine has none itself but for loopback: localhost's, perhaps.
+        command.arg("--no-addrconfig");
+    }
     command.args(["--", database, key]);
     // Descriptors 0 and 2 may be the client.
     command.stdin(Stdio::null()).stderr(Stdio::null());
     command
 }
 
+const CONFIGURATION: &str = "/etc/nsswitch.conf";
+
 fn configuration() -> String {
-    let file = fs::read("/etc/nsswitch.conf").unwrap_or_default();
+    let file = fs::read(CONFIGURATION).unwrap_or_default();
     String::from_utf8_lossy(&file).into_owned()
 }
 

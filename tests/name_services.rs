@@ -8,7 +8,7 @@ use std::net::TcpListener;
 use std::process::{Command, Stdio};
 use std::time::Instant;
 
-use harness::private::{Replaced, names, privately};
+use harness::private::{Replaced, add_address, names, privately};
 use harness::processes::children;
 use harness::{Running, Scratch, Standalone, TCPPROXY, eventually, field, read_all};
 
@@ -44,6 +44,8 @@ fn hosts_are_found_by_modules_of_every_kind() {
         privately(|| {
             let scratch = Scratch::new();
             let _names = names(&scratch, "127.0.0.2 far.example\n");
+            // The one address that is not loopback's is of the other family.
+            add_address("2001:db8::1/128");
             let lines = format!("hosts: {modules}\n");
             let _modules = Replaced::with(&scratch, "/etc/nsswitch.conf", &lines);
             let port = speaker("127.0.0.2", "far");
