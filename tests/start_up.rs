@@ -11,10 +11,14 @@ use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::panic;
 use std::process::{Command, Stdio};
 
+use nix::sys::signal::Signal;
+
 use harness::peers::reset;
+use harness::processes::descriptors_of_server;
 use harness::super_server::SuperServer;
 use harness::{
-    TCPPROXY, end_of, free_port, needs_root, read_all, share, socket_pair, tool, under_inetd,
+    Running, TCPPROXY, end_of, free_port, needs_root, read_all, share, socket_pair, tool,
+    under_inetd,
 };
 use tcpproxy::log::report_panics;
 use tcpproxy::source::Streams;
@@ -244,4 +248,36 @@ fn a_client_that_is_gone_before_the_start_is_no_error() {
     assert_eq!(end_of(&mut child).code(), Some(0));
     let log = String::from_utf8(read_all(child.stderr.take().unwrap())).unwrap();
     assert!(log.contains("reason=client-reset"), "{log}");
+}
+
+#[test]
+fn standard_streams_that_are_not_open_are_nobodys_but_the_null_devices() {
+    for closed in 0..8_usize {
+        let is_closed = |number: usize| closed & 1 << number != 0;
+        let place = format!("127.0.0.1:{}", free_port());
+        let redirected = (0..3).map(|number| match is_closed(number) {
+            true => format!("{number}>&- "),
+            false => format!("{number}<>/dev/zero "),
+        });
+        let line = format!("exec \"$@\" {}", redirected.collect::<String>());
+        let words = [TCPPROXY, "-b", &place, "127.0.0.1:1"];
+        let mut server = Running::start(Command::new("sh").args(["-c", &line, "sh"]).args(words));
+        let pid = server.pid();
+        let of_server = descriptors_of_server(pid);
+        for number in 0..3 {
+            let expected = match is_closed(number) {
+                true => "/dev/null",
+                false => "/dev/zero",
+            };
+            let found = of_server.iter().find(|(open, _)| *open == number as i32);
+            let found = found.map(|(_, path)| path.to_str().unwrap());
+            assert_eq!(found, Some(expected), "{closed:03b}: {of_server:?}");
+        }
+        // The shell keeps what it has put away from 10 on.
+        let mut others = of_server.iter().filter(|(open, _)| (3..10).contains(open));
+        let leaked = others.any(|(_, path)| path.starts_with("/dev"));
+        assert!(!leaked, "{closed:03b}: {of_server:?}");
+        server.signal(Signal::SIGTERM);
+        assert_eq!(server.status().code(), Some(0), "{closed:03b}");
+    }
 }

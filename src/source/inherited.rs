@@ -41,8 +41,7 @@ impl Streams {
             close(STDERR).map_err(|errno| Error::system("close", errno))?;
         }
         if stderr_is_client || !sys::are_open([STDIN, STDOUT, STDERR]) {
-            // A new descriptor is always the lowest number that is free.
-            while null_device()?.into_raw_fd() < STDERR {}
+            fill_standard_streams()?;
         }
         Ok(Streams { stderr_is_client })
     }
@@ -56,6 +55,22 @@ impl Streams {
 const STDIN: RawFd = 0;
 const STDOUT: RawFd = 1;
 const STDERR: RawFd = 2;
+
+/// Puts /dev/null in the place of those that are not open. A new descriptor is always the lowest
+/// number that is free.
+fn fill_standard_streams() -> Result<(), Error> {
+    loop {
+        let device = null_device()?;
+        let number = device.as_raw_fd();
+        if number <= STDERR {
+            // It stays.
+            let _ = device.into_raw_fd();
+        }
+        if number >= STDERR {
+            return Ok(());
+        }
+    }
+}
 
 /// It stays open in programs that replace this one.
 fn null_device() -> Result<OwnedFd, Error> {
