@@ -16,6 +16,7 @@ use nix::sys::signal::{Signal, kill};
 
 use harness::from_file::{Conf, Said};
 use harness::peers::{assert_echoes, echo};
+use harness::private::{privately, run};
 use harness::processes::children;
 use harness::super_server::{SuperServer, connect_to, start_with_configuration};
 use harness::{
@@ -152,6 +153,35 @@ fn saying(name: &'static str, listener: TcpListener) {
 }
 
 #[test]
+fn the_kernels_settings_for_many_connections_are_known_to_it_and_taken() {
+    let file = example("sysctl-many.conf");
+    let text = fs::read_to_string(&file).unwrap();
+    let settings: Vec<(&str, &str)> = text
+        .lines()
+        .filter(|line| !line.is_empty() && !line.starts_with('#'))
+        .map(|line| line.split_once(" = ").unwrap())
+        .collect();
+    let place = |key: &str| Path::new("/proc/sys").join(key.replace('.', "/"));
+    for (key, _) in &settings {
+        assert!(place(key).exists(), "{key}");
+    }
+    let (of_the_network, of_the_machine): (Vec<_>, Vec<_>) = settings
+        .into_iter()
+        .partition(|(key, _)| key.starts_with("net."));
+    assert_eq!((of_the_network.len(), of_the_machine.len()), (3, 2));
+    // Those of the whole machine are left as they are.
+    privately(|| {
+        let load = format!("--load={}", file.display());
+        run("sysctl", &["--pattern", "^net\\.", &load]);
+        for (key, value) in of_the_network {
+            let taken = fs::read_to_string(place(key)).unwrap();
+            let taken: Vec<&str> = taken.split_whitespace().collect();
+            assert_eq!(taken.join(" "), value, "{key}");
+        }
+    });
+}
+
+#[test]
 fn the_sample_configuration_is_right_as_it_stands() {
     let file = example("tcpproxy.conf");
     let says = |arguments: &[&str]| {
@@ -222,7 +252,7 @@ fn the_sample_configuration_serves_each_of_its_services() {
 /// A copy of an access program where everybody may read it.
 fn installed(scratch: &Scratch, name: &str) -> String {
     let path = scratch.join(name);
-    harness::private::run(
+    run(
         "install",
         &[
             "-m",

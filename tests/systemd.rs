@@ -59,7 +59,7 @@ fn under_systemd(script: &str) -> String {
     let output = Command::new(project.join("tests/with-systemd"))
         .args(["-n", "-p", &format!("{TCPPROXY}:/usr/local/sbin/tcpproxy")])
         .arg(units.path())
-        .args(["sh", "-c", &format!("{PRELUDE}{script}")])
+        .args(["bash", "-c", &format!("{PRELUDE}{script}")])
         .stdin(Stdio::null())
         .output()
         .unwrap();
@@ -255,4 +255,55 @@ echo "wrong file: $(shows ExecMainStatus), $(shows NRestarts)"
     let wrong = ["wrong file: ExecMainStatus=78, NRestarts=0"];
     assert_eq!(lines(&text, "wrong file: "), wrong, "{text}");
     assert_eq!(lines(&text, "access log: ").len(), 3, "{text}");
+}
+
+#[test]
+fn the_unit_for_many_connections_holds_a_thousand_at_once_and_logs_each_of_them() {
+    // Twice the sessions that a server has without --max-sessions.
+    let text = under_systemd(
+        r#"
+unit=tcpproxy-many.service
+status_is() { test "$(systemctl show -P StatusText $unit)" = "$1"; }
+socat TCP-LISTEN:25,bind=192.0.2.25,fork,reuseaddr,backlog=1024 PIPE &
+eventually listens 25
+systemctl start $unit
+
+ulimit -n 4096
+clients=()
+for number in $(seq 1000); do
+    exec {client}<>/dev/tcp/127.0.0.1/2525
+    echo "$number" >&$client
+    clients+=($client)
+done
+answered=0
+for client in "${clients[@]}"; do
+    read -r -t 20 -u $client number
+    answered=$((answered + 1))
+    test "$number" = $answered
+done
+echo "answered: $answered"
+eventually status_is '1000 live, 1000 in total'
+
+for client in "${clients[@]:0:500}"; do exec {client}>&-; done
+eventually status_is '500 live, 1000 in total'
+mv /var/log/tcpproxy/access.log /var/log/tcpproxy/first
+systemctl reload $unit
+eventually test -e /var/log/tcpproxy/access.log
+systemctl stop $unit
+systemctl show -p Result -p ExecMainStatus $unit
+eventually says ': asked to end, with 500 live' 1
+journal | grep ': session ' | sed 's/^/journal: /'
+cat /var/log/tcpproxy/*
+"#,
+    );
+    assert_eq!(lines(&text, "answered: "), ["answered: 1000"], "{text}");
+    assert_eq!(lines(&text, "journal: "), Vec::<&str>::new());
+    let closed = lines(&text, " closed: ");
+    assert_eq!(closed.len(), 1000, "{text}");
+    for reason in ["client-closed", "terminated"] {
+        let ended = closed.iter().filter(|line| field(line, "reason") == reason);
+        assert_eq!(ended.count(), 500, "{reason}");
+    }
+    assert_eq!(lines(&text, "Result="), ["Result=success"]);
+    assert_eq!(lines(&text, "ExecMainStatus="), ["ExecMainStatus=0"]);
 }
