@@ -67,6 +67,10 @@ fn a_client_too_many_waits_in_the_backlog_and_is_served_then() {
         std::io::Read::read_exact(&mut &patient, &mut back).unwrap();
         assert_eq!(&back, b"x");
         let opened = proxy.process.log.wait_for("session 3 opened: ");
+        // Twice it had as many as may be; that is said once a minute.
+        let said = "2 live, as many as --max-sessions allows: further clients wait";
+        let lines = proxy.process.log.all();
+        assert_eq!(lines.iter().filter(|line| line.contains(said)).count(), 1);
         let address = patient.local_addr().unwrap().to_string();
         assert_eq!(field(&opened, "client"), address);
     }

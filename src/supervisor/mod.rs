@@ -59,6 +59,9 @@ const AT_MOST_EVERY: Duration = Duration::from_secs(1);
 /// that would be what a session costs most. So it takes one twenty-fifth of the time.
 const SWEEP_COST: Duration = Duration::from_micros(4);
 
+/// How often at most the log says that clients have to wait.
+const FULL_EVERY: Duration = Duration::from_secs(60);
+
 /// How many clients of one listener are accepted before the others have their turn.
 const BATCH: usize = 64;
 
@@ -111,6 +114,7 @@ pub fn run(
         began: Instant::now(),
         accept_from: Instant::now(),
         next_complaint: Instant::now(),
+        next_full: Instant::now(),
         next_status: Instant::now(),
         status_changed: true,
         swept: Instant::now(),
@@ -157,6 +161,8 @@ struct Supervisor<'a> {
     accept_from: Instant,
     /// Nothing is complained about before this.
     next_complaint: Instant,
+    /// That clients have to wait is not said before this.
+    next_full: Instant,
     /// The service manager is not told of changes before this.
     next_status: Instant,
     status_changed: bool,
@@ -222,6 +228,7 @@ impl Supervisor<'_> {
                 self.log.notice("the server's lifetime is over: ending");
                 return Ok(Finish::EndSessions);
             }
+            self.tell_if_full(now);
             let status_at = self.tell_status(now);
             let wanted = match self.accept_from <= now && self.has_room() {
                 true => Wanted::Clients,
@@ -275,6 +282,17 @@ impl Supervisor<'_> {
     fn is_full(&self) -> bool {
         let most = self.server().max_sessions;
         most.is_some_and(|most| self.sessions.live() >= most)
+    }
+
+    /// Says that clients have to wait: nobody else does, least of all to them.
+    fn tell_if_full(&mut self, now: Instant) {
+        if !self.has_room() && self.next_full <= now {
+            self.next_full = now + FULL_EVERY;
+            let live = self.sessions.live();
+            let line =
+                format_args!("{live} live, as many as --max-sessions allows: further clients wait");
+            self.log.notice(line);
+        }
     }
 
     /// Tells the service manager of a change, but not of every one. Returns when it is to be told,
