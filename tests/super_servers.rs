@@ -5,11 +5,15 @@ mod harness;
 use std::fs;
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::PathBuf;
 use std::process::Stdio;
 use std::thread;
 
+use nix::sys::signal::Signal;
+use nix::sys::socket::{self, shutdown};
+
+use harness::processes::wait_until_stopped;
 use harness::super_server::{SuperServer, activate, connect_to};
 use harness::{
     Forbidden, Running, Upstream, eventually, field, free_port, launched_by, needs_root, patient,
@@ -173,6 +177,30 @@ fn no_session_holds_a_listener() {
         });
         assert_eq!(reply_to(client, b"x"), b"reply to x", "{way}");
     }
+}
+
+#[test]
+fn a_client_is_served_while_another_listener_is_lost() {
+    let upstream = answering_upstream();
+    let bind = || TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let (stays, is_lost) = (bind(), bind());
+    // As systemd passes two; the shell moves them where they are wanted.
+    let script = "LISTEN_PID=$$ LISTEN_FDS=2 exec \"$0\" \"$@\" 3<&0 4<&1 </dev/null 1>&2";
+    let mut command = launched_by(&["sh", "-c", script], &["--log", "stderr", &upstream]);
+    let share = |listener: &TcpListener| Stdio::from(OwnedFd::from(listener.try_clone().unwrap()));
+    let server = Running::start(command.stdin(share(&stays)).stdout(share(&is_lost)));
+    let connect = || connect_to(stays.local_addr().unwrap());
+    assert_eq!(reply_to(connect(), b"x"), b"reply to x");
+    server.log.wait_for(" closed: ");
+
+    // So that it learns of both at once. The client is then given the number of the lost one.
+    server.signal(Signal::SIGSTOP);
+    wait_until_stopped(server.pid());
+    let client = connect();
+    shutdown(is_lost.as_raw_fd(), socket::Shutdown::Both).unwrap();
+    server.signal(Signal::SIGCONT);
+    server.log.wait_for("lost the listener");
+    assert_eq!(reply_to(client, b"y"), b"reply to y");
 }
 
 #[test]

@@ -246,17 +246,19 @@ impl Supervisor<'_> {
     /// Accepts from listeners that have clients, and gives up those that have hung up. In this order
     /// one that is lost does not move those that are to come.
     fn accept_from_some(&mut self, last_first: &[(usize, bool)]) -> Result<(), Error> {
-        let mut lost = false;
+        // They stay open until no session is to be without their descriptors any more: a client that
+        // is accepted meanwhile would be given such a number, and its session would close it.
+        let mut lost = Vec::new();
         for &(index, hung_up) in last_first {
             if hung_up || self.accept_some(index) == Accepting::Lost {
                 self.watch.remove(&self.listeners);
                 let listener = self.listeners.swap_remove(index);
                 let line = format_args!("lost the listener of {}", listener.local);
                 self.log.error(line);
-                lost = true;
+                lost.push(listener);
             }
         }
-        if !lost {
+        if lost.is_empty() {
             return Ok(());
         }
         if let Err(error) = self.watch_listeners() {

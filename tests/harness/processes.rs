@@ -38,6 +38,15 @@ pub fn is_alive(pid: Pid) -> bool {
     stat(pid).is_some_and(|fields| fields[0] != "Z")
 }
 
+/// Waits until SIGSTOP has stopped a process.
+pub fn wait_until_stopped(pid: Pid) {
+    eventually("the process to stop", || {
+        stat(pid)
+            .is_some_and(|fields| fields[0] == "T")
+            .then_some(())
+    });
+}
+
 /// The processor time a process has used, in steps of 10 ms.
 pub fn cpu_time(pid: Pid) -> Duration {
     let fields = stat(pid).expect("the process is there");
