@@ -7,7 +7,7 @@
 //! anything else, files and our own C library have to do.
 
 use std::fs::{self, File};
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::net::{IpAddr, SocketAddr, SocketAddrV6, ToSocketAddrs};
 use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
@@ -39,6 +39,11 @@ pub fn group(name: &str) -> Option<u32> {
 }
 
 fn account(database: &str, name: &str) -> Option<u32> {
+    // getent(1) would take it for a number, as strtoul(3) does, and a large one for a smaller.
+    let digits = name.trim_start().trim_start_matches(['+', '-']);
+    if digits.bytes().all(|b| b.is_ascii_digit()) {
+        return None;
+    }
     // www-data:x:33:33:www-data:/var/www:/usr/sbin/nologin
     let is_it = |line: &str| line.split(':').next() == Some(name);
     let line = entry(database, name, is_it)?;
@@ -58,14 +63,14 @@ fn entry(database: &str, key: &str, is_it: impl Fn(&str) -> bool) -> Option<Stri
     {
         return Some(line);
     }
-    let output = GETENT
+    if !can_be_asked_for(key) {
+        return in_file();
+    }
+    let printed = GETENT
         .iter()
-        .find_map(|getent| getent_command(getent, database, key).output().ok());
-    match output {
-        Some(output) => {
-            let text = String::from_utf8_lossy(&output.stdout);
-            text.lines().next().map(str::to_owned)
-        }
+        .find_map(|getent| printed_by(getent_command(getent, database, key)));
+    match printed {
+        Some(text) => text.lines().next().map(str::to_owned),
         None => in_file(),
     }
 }
@@ -74,17 +79,14 @@ fn entry(database: &str, key: &str, is_it: impl Fn(&str) -> bool) -> Option<Stri
 /// Waits for as long as the name services do; the error is a sentence.
 pub fn addresses(host: &str, port: u16) -> Result<Vec<SocketAddr>, String> {
     let question = Question::Addresses(host);
-    let output = match question.is_for_getent() {
+    let printed = match question.is_for_getent() {
+        true if !question.can_be_asked() => Some(String::new()),
         true => GETENT
             .iter()
-            .find_map(|getent| question.command(getent).output().ok()),
+            .find_map(|getent| printed_by(question.command(getent))),
         false => None,
     };
-    let answer = output.map_or_else(
-        || question.ask_own_library(),
-        |output| String::from_utf8_lossy(&output.stdout).into_owned(),
-    );
-    addresses_in(&answer, port)
+    addresses_in(&printed.unwrap_or_else(|| question.ask_own_library()), port)
 }
 
 /// Something to ask about hosts, which may take as long as a name server does.
@@ -101,6 +103,9 @@ impl Question<'_> {
     /// what getent(1) prints. Returns that process's exit status.
     pub fn ask_as_process(&self, mut tell: File) -> i32 {
         if self.is_for_getent() {
+            if !self.can_be_asked() {
+                return 0;
+            }
             for getent in GETENT {
                 if let Ok(stdout) = tell.try_clone() {
                     // If this returns, it is not there.
@@ -119,6 +124,13 @@ impl Question<'_> {
         let own_library_suffices =
             || cfg!(target_env = "gnu") && are_built_in(&modules(&configuration(), "hosts"));
         cfg!(target_feature = "crt-static") && !own_library_suffices()
+    }
+
+    fn can_be_asked(&self) -> bool {
+        match self {
+            Question::Addresses(host) => can_be_asked_for(host),
+            Question::NameOf(_) => true,
+        }
     }
 
     fn command(&self, getent: &str) -> Command {
@@ -194,23 +206,40 @@ fn line_of(address: &SocketAddr) -> String {
 /// Where getent is, and where it is looked for otherwise: a super-server may have no PATH.
 const GETENT: [&str; 2] = ["/usr/bin/getent", "getent"];
 
+/// Whether getent(1) would not take it for an option. Not every getent understands `--` (that of
+/// Alpine does not), and no name that it could know begins like that.
+fn can_be_asked_for(key: &str) -> bool {
+    !key.starts_with('-')
+}
+
+/// What a program prints; `None` if it cannot be started. How it ended is not asked: a super-server
+/// may have left SIGCHLD ignored, and then nobody is told.
+fn printed_by(mut command: Command) -> Option<String> {
+    let mut child = command.stdout(Stdio::piped()).spawn().ok()?;
+    let mut printed = Vec::new();
+    if let Some(mut stdout) = child.stdout.take() {
+        // What came before a failure is all there is.
+        let _ = stdout.read_to_end(&mut printed);
+    }
+    let _ = child.wait();
+    Some(String::from_utf8_lossy(&printed).into_owned())
+}
+
 fn getent_command(getent: &str, database: &str, key: &str) -> Command {
     let mut command = Command::new(getent);
-    if database == "ahosts" && fs::exists(CONFIGURATION).unwrap_or(false) {
-        // Where there is that file, getent is glibc's, and would leave out the addresses of a family
-        // of which the machine has none itself but for loopback: localhost's, perhaps.
+    if database == "ahosts" && cfg!(target_env = "gnu") {
+        // glibc's would leave out the addresses of a family of which the machine has none itself but
+        // for loopback: localhost's, perhaps. Others do not know the word.
         command.arg("--no-addrconfig");
     }
-    command.args(["--", database, key]);
+    command.args([database, key]);
     // Descriptors 0 and 2 may be the client.
     command.stdin(Stdio::null()).stderr(Stdio::null());
     command
 }
 
-const CONFIGURATION: &str = "/etc/nsswitch.conf";
-
 fn configuration() -> String {
-    let file = fs::read(CONFIGURATION).unwrap_or_default();
+    let file = fs::read("/etc/nsswitch.conf").unwrap_or_default();
     String::from_utf8_lossy(&file).into_owned()
 }
 
@@ -234,12 +263,12 @@ fn modules<'a>(nsswitch: &'a str, database: &str) -> Vec<&'a str> {
         .collect()
 }
 
-/// Whether glibc has all of these within itself, as of 2.34, even where it is linked statically.
+/// Whether glibc has all of these within itself, as of 2.34, even where it is linked statically. Where
+/// none is named, as on a system without nsswitch.conf(5), its defaults are these two.
 fn are_built_in(modules: &[&str]) -> bool {
-    !modules.is_empty()
-        && modules
-            .iter()
-            .all(|module| matches!(*module, "files" | "dns"))
+    modules
+        .iter()
+        .all(|module| matches!(*module, "files" | "dns"))
 }
 
 #[cfg(test)]
@@ -306,9 +335,9 @@ mod tests {
                 &["files", "mdns4_minimal", "dns"],
                 false,
             ),
-            ("hosts:\n", &[], false),
-            ("passwd: files\n", &[], false),
-            ("", &[], false),
+            ("hosts:\n", &[], true),
+            ("passwd: files\n", &[], true),
+            ("", &[], true),
         ] {
             let found = modules(nsswitch, "hosts");
             assert_eq!(found, expected, "{nsswitch:?}");

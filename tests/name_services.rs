@@ -5,12 +5,12 @@ mod harness;
 
 use std::io::Write;
 use std::net::TcpListener;
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::time::Instant;
 
 use harness::private::{Replaced, add_address, names, privately};
 use harness::processes::children;
-use harness::{Scratch, Standalone, TCPPROXY, eventually, field, read_all};
+use harness::{Running, Scratch, Standalone, TCPPROXY, eventually, field, launched_by, read_all};
 
 /// An upstream that says a word to whoever connects, on the address given; its port.
 fn speaker(address: &str, word: &'static str) -> u16 {
@@ -105,6 +105,51 @@ fn users_and_ports_are_found_by_modules_of_every_kind() {
                 assert!(says.contains("nosuch"), "{case}: {says}");
             }
         });
+    }
+}
+
+#[test]
+fn a_getent_that_knows_no_options_is_understood() {
+    privately(|| {
+        let scratch = Scratch::new();
+        let lines = "passwd: far files\nservices: far files\n";
+        let _modules = Replaced::with(&scratch, "/etc/nsswitch.conf", lines);
+        // As Alpine's, which takes its first argument for the database.
+        let getent = "#!/bin/sh\ncase \"$1 $2\" in\n\
+                      'passwd far') echo far:x:4711:4711::/:/bin/sh;;\n\
+                      'services far/tcp') echo 'far  7/tcp';;\n\
+                      *) exit 2;;\nesac\n";
+        let _getent = Replaced::with(&scratch, "/usr/bin/getent", getent).executable();
+        let (status, says) = check(&["-u", "far", "host:far"]);
+        assert_eq!((status, says.as_str()), (Some(0), "ok\n"));
+    });
+}
+
+#[test]
+fn users_are_found_though_nobody_is_told_of_ended_children() {
+    privately(|| {
+        let scratch = Scratch::new();
+        let _modules = Replaced::with(&scratch, "/etc/nsswitch.conf", "passwd: far files\n");
+        let getent = "#!/bin/sh\necho far:x:4711:4711::/:/bin/sh\n";
+        let _getent = Replaced::with(&scratch, "/usr/bin/getent", getent).executable();
+        // As a super-server may start it.
+        let launcher = ["env", "--ignore-signal=CHLD"];
+        let arguments = ["--check", "-u", "far", "host:7"];
+        let mut running = Running::start(launched_by(&launcher, &arguments).stdin(Stdio::null()));
+        let status = running.status().code();
+        assert_eq!(status, Some(0), "{:?}", running.log.all());
+    });
+}
+
+#[test]
+fn a_name_is_never_taken_for_a_number_or_an_option() {
+    // getent(1) would say that +1 is daemon, and so is 2^32 + 1.
+    for name in ["+1", " 1", "+4294967297", "--help"] {
+        for option in ["-u", "-g"] {
+            let (status, says) = check(&[option, name, "host:7"]);
+            assert_eq!(status, Some(78), "{option} {name}: {says}");
+            assert!(says.contains("there is no"), "{option} {name}: {says}");
+        }
     }
 }
 
