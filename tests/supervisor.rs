@@ -14,7 +14,9 @@ use nix::unistd::Pid;
 use harness::peers::{
     BlackHole, Through, assert_echoes, assert_sigterm_ends, echo, read_to_ending, reset,
 };
-use harness::processes::{children, cpu_time, descriptors, descriptors_of_server, is_alive};
+use harness::processes::{
+    children, cpu_time, descriptors, descriptors_of_server, is_alive, wait_until_stopped,
+};
 use harness::{
     Engine, Running, Scratch, Standalone, TCPPROXY, eventually, field, needs_root, patient,
     read_all,
@@ -57,6 +59,33 @@ fn two_thousand_connections_at_once_are_served_and_nothing_is_left_of_them() {
         children(pid).is_empty().then_some(())
     });
     assert_eq!(descriptors(pid), before);
+}
+
+#[test]
+fn a_signal_is_heard_before_all_of_many_listeners_have_had_their_turn() {
+    const COUNT: usize = 100;
+    let binds = ["-b", "127.0.0.1:0"].repeat(COUNT);
+    let arguments = ["--log", "stderr", "--deny", "ANY", "127.0.0.1:9"];
+    let mut command = Command::new(TCPPROXY);
+    command.args(binds).args(arguments).stdin(Stdio::null());
+    let mut server = Running::start(&mut command);
+    let listening = server.log.wait_for_count("listening on ", COUNT);
+    // Stopped, so that it learns of all at once, of the signal last.
+    server.signal(Signal::SIGSTOP);
+    wait_until_stopped(server.pid());
+    let clients = listening.iter().map(|line| {
+        let address = line.rsplit(' ').next().unwrap();
+        TcpStream::connect(address).unwrap()
+    });
+    let clients: Vec<TcpStream> = clients.collect();
+    server.signal(Signal::SIGTERM);
+    server.signal(Signal::SIGCONT);
+    assert!(server.status().success());
+    let asked = server.log.wait_for("asked to end");
+    drop(clients);
+    let sessions = server.log.all().into_iter();
+    let sessions = sessions.filter(|line| line.contains(" closed: ")).count();
+    assert!(sessions < COUNT / 2, "{sessions} sessions: {asked}");
 }
 
 #[test]

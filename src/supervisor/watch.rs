@@ -141,7 +141,7 @@ impl Watch {
         Ok(due)
     }
 
-    /// Returns whether there are signals.
+    /// Returns whether there may be signals.
     fn wait_for_all(&self, timeout: PollTimeout, due: &mut Due) -> nix::Result<bool> {
         let mut events = [EpollEvent::empty(); AT_ONCE];
         let count = self.all.wait(&mut events, timeout)?;
@@ -157,7 +157,8 @@ impl Watch {
             due.listeners[due.count] = (event.data() as usize, hung_up);
             due.count += 1;
         }
-        Ok(signals)
+        // Where there was no place for all, signals may be among those that were left out.
+        Ok(signals || count == AT_ONCE)
     }
 
     /// Takes one signal: what is left is told of the next time. The kernel gives those first that
