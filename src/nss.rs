@@ -10,6 +10,7 @@ use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, SocketAddr, SocketAddrV6, ToSocketAddrs};
 use std::os::unix::process::CommandExt;
+use std::path::Path;
 use std::process::{Command, Stdio};
 
 use crate::sys;
@@ -58,7 +59,11 @@ fn entry(database: &str, key: &str, is_it: impl Fn(&str) -> bool) -> Option<Stri
         let text = String::from_utf8_lossy(&file);
         text.lines().find(|line| is_it(line)).map(str::to_owned)
     };
-    if modules(&configuration(), database).first() == Some(&"files")
+    let is_absent = |module: &&str| *module == "db" && !has_db(database);
+    if modules(&configuration(), database)
+        .into_iter()
+        .find(|module| !is_absent(module))
+        == Some("files")
         && let Some(line) = in_file()
     {
         return Some(line);
@@ -73,6 +78,13 @@ fn entry(database: &str, key: &str, is_it: impl Fn(&str) -> bool) -> Option<Stri
         Some(text) => text.lines().next().map(str::to_owned),
         None => in_file(),
     }
+}
+
+/// Whether the module `db` has a file for a database, where glibc or Debian's glibc has those. Often
+/// it stands first and has none, and that is no reason to ask getent.
+fn has_db(database: &str) -> bool {
+    let there = |place: &&str| Path::new(place).join(format!("{database}.db")).exists();
+    ["/var/db", "/var/lib/misc"].iter().any(there)
 }
 
 /// The addresses that a host has, in the order of preference that the system has (RFC 6724).

@@ -3,14 +3,15 @@
 
 mod harness;
 
+use std::fs;
 use std::io::Write;
 use std::net::TcpListener;
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::time::Instant;
 
-use harness::private::{Replaced, add_address, names, privately};
+use harness::private::{Replaced, add_address, names, privately, run};
 use harness::processes::children;
-use harness::{Running, Scratch, Standalone, TCPPROXY, eventually, field, launched_by, read_all};
+use harness::{Scratch, Standalone, TCPPROXY, eventually, field, launched_by, read_all};
 
 /// An upstream that says a word to whoever connects, on the address given; its port.
 fn speaker(address: &str, word: &'static str) -> u16 {
@@ -126,6 +127,28 @@ fn a_getent_that_knows_no_options_is_understood() {
 }
 
 #[test]
+fn a_module_that_has_no_file_is_not_asked_for_what_is_in_files() {
+    privately(|| {
+        let scratch = Scratch::new();
+        // As Debian has it.
+        let lines = "services: db files\n";
+        let _modules = Replaced::with(&scratch, "/etc/nsswitch.conf", lines);
+        let getent = "#!/bin/sh\necho 'http  7/tcp'\n";
+        let _getent = Replaced::with(&scratch, "/usr/bin/getent", getent).executable();
+        let place = "/var/lib/misc";
+        run("mount", &["-t", "tmpfs", "none", place]);
+        let listed = || {
+            let mut command = Command::new(TCPPROXY);
+            let output = command.args(["-z", "-b", "127.0.0.1:http", "host"]);
+            String::from_utf8(output.output().unwrap().stdout).unwrap()
+        };
+        assert_eq!(listed(), "127.0.0.1:80\n");
+        fs::write(format!("{place}/services.db"), "").unwrap();
+        assert_eq!(listed(), "127.0.0.1:7\n");
+    });
+}
+
+#[test]
 fn users_are_found_though_nobody_is_told_of_ended_children() {
     privately(|| {
         let scratch = Scratch::new();
@@ -135,9 +158,9 @@ fn users_are_found_though_nobody_is_told_of_ended_children() {
         // As a super-server may start it.
         let launcher = ["env", "--ignore-signal=CHLD"];
         let arguments = ["--check", "-u", "far", "host:7"];
-        let mut running = Running::start(launched_by(&launcher, &arguments).stdin(Stdio::null()));
-        let status = running.status().code();
-        assert_eq!(status, Some(0), "{:?}", running.log.all());
+        let output = launched_by(&launcher, &arguments).output().unwrap();
+        let says = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(0), "{says}");
     });
 }
 
