@@ -6,20 +6,22 @@ mod harness;
 use std::fs;
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixDatagram, UnixListener};
 use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill};
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, socket};
 use nix::unistd::Pid;
 
 use harness::private::{bare_dev, privately, system_log};
 use harness::processes::only_child;
 use harness::{
-    Running, Scratch, Standalone, TCPPROXY, Upstream, eventually, field, patient, read_all,
+    Running, Scratch, Standalone, TCPPROXY, Upstream, end_of, eventually, field, patient, read_all,
     socket_pair, under_inetd,
 };
 
@@ -205,6 +207,45 @@ fn a_full_syslog_socket_loses_lines_and_delays_nobody() {
         let opened = message(&log, " opened: ");
         let address = client.local_addr().unwrap();
         assert_eq!(field(&opened, "client"), address.to_string(), "{opened}");
+    });
+}
+
+#[test]
+fn a_system_log_that_accepts_nobody_delays_nobody() {
+    privately(|| {
+        let scratch = Scratch::new();
+        bare_dev(&scratch);
+        let log = UnixListener::bind("/dev/log").unwrap();
+        fs::set_permissions("/dev/log", fs::Permissions::from_mode(0o666)).unwrap();
+        let address = UnixAddr::new("/dev/log").unwrap();
+        let filling = || {
+            let flags = SockFlag::SOCK_NONBLOCK;
+            let socket = socket(AddressFamily::Unix, SockType::Stream, flags, None).unwrap();
+            connect(socket.as_raw_fd(), &address).map(|()| socket)
+        };
+        let waiting: Vec<OwnedFd> = std::iter::from_fn(|| filling().ok()).collect();
+        assert_eq!(filling().unwrap_err(), Errno::EAGAIN);
+        let serve = || {
+            let upstream = Upstream::new(|mut stream| {
+                stream.write_all(b"data").unwrap();
+                read_all(stream)
+            });
+            let (mut client, mut child) = under_inetd(&[&upstream.name()]);
+            client.write_all(b"data").unwrap();
+            client.shutdown(Shutdown::Write).unwrap();
+            assert_eq!(read_all(client), b"data");
+            assert_eq!(upstream.result(), b"data");
+            assert_eq!(end_of(&mut child).code(), Some(0));
+        };
+        serve();
+        // There is room again: later lines are there.
+        waiting.iter().for_each(|_| drop(log.accept().unwrap()));
+        serve();
+        let lines = String::from_utf8(read_all(log.accept().unwrap().0)).unwrap();
+        assert!(
+            lines.contains(" opened: ") && lines.contains(" closed: "),
+            "{lines}"
+        );
     });
 }
 

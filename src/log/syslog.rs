@@ -2,11 +2,12 @@
 //! waited for.
 
 use std::io::{self, BufWriter, Write};
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::process;
 use std::time::SystemTime;
 
+use nix::errno::Errno;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, socket};
 use syslog::{LogFormat, Logger, LoggerBackend, Severity};
 
@@ -38,7 +39,7 @@ impl Syslog {
     /// Whether a line would be read by anybody: here, or on standard error instead.
     pub(super) fn is_heard(&mut self) -> bool {
         if let Connection::Untried = self.connection {
-            self.connection = Syslog::connect().map_or(Connection::Absent, Connection::Open);
+            self.connection = Connection::new();
         }
         self.fall_back || matches!(self.connection, Connection::Open(_))
     }
@@ -53,7 +54,7 @@ impl Syslog {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Err(error),
             // Another daemon may have taken the first one's place.
             Err(_) => {
-                self.connection = Syslog::connect().map_or(Connection::Absent, Connection::Open);
+                self.connection = Connection::new();
                 self.send(level, name, text)
             }
             Ok(()) => Ok(()),
@@ -82,34 +83,38 @@ impl Syslog {
     pub(super) fn falls_back(&self) -> bool {
         self.fall_back && matches!(self.connection, Connection::Absent)
     }
+}
 
+impl Connection {
     /// Connects so that a full socket loses lines rather than delaying sessions. The crate's own
     /// `unix` would try two more places that are other systems'.
-    fn connect() -> Option<Box<Logger<LoggerBackend, Rfc3164>>> {
-        let backend = match connected_datagram() {
+    fn new() -> Connection {
+        let backend = match connected(SockType::Datagram) {
             // Some daemons listen on a stream socket.
-            Err(error) if error.raw_os_error() == Some(libc::EPROTOTYPE) => {
-                let socket = UnixStream::connect(DEV_LOG).ok()?;
-                socket.set_nonblocking(true).ok()?;
-                LoggerBackend::UnixStream(BufWriter::new(socket))
-            }
-            socket => LoggerBackend::Unix(socket.ok()?),
+            Err(Errno::EPROTOTYPE) => connected(SockType::Stream)
+                .map(|socket| LoggerBackend::UnixStream(BufWriter::new(UnixStream::from(socket)))),
+            socket => socket.map(|socket| LoggerBackend::Unix(UnixDatagram::from(socket))),
         };
-        Some(Box::new(Logger {
-            formatter: Rfc3164,
-            backend,
-        }))
+        match backend {
+            Ok(backend) => Connection::Open(Box::new(Logger {
+                formatter: Rfc3164,
+                backend,
+            })),
+            // It has not accepted those before us: this line is lost.
+            Err(Errno::EAGAIN) => Connection::Untried,
+            Err(_) => Connection::Absent,
+        }
     }
 }
 
 /// Where the system's log listens (syslog(3)).
 const DEV_LOG: &str = "/dev/log";
 
-fn connected_datagram() -> io::Result<UnixDatagram> {
+fn connected(kind: SockType) -> nix::Result<OwnedFd> {
     let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
-    let socket = socket(AddressFamily::Unix, SockType::Datagram, flags, None)?;
+    let socket = socket(AddressFamily::Unix, kind, flags, None)?;
     connect(socket.as_raw_fd(), &UnixAddr::new(DEV_LOG)?)?;
-    Ok(UnixDatagram::from(socket))
+    Ok(socket)
 }
 
 /// The form that syslog(3) writes to /dev/log: RFC 3164 without a host name. The crate's own
