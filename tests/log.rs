@@ -204,9 +204,11 @@ fn a_full_syslog_socket_loses_lines_and_delays_nobody() {
         while log.recv(&mut [0; 4096]).is_ok() {}
         log.set_nonblocking(false).unwrap();
         let client = TcpStream::connect(address).unwrap();
-        let opened = message(&log, " opened: ");
-        let address = client.local_addr().unwrap();
-        assert_eq!(field(&opened, "client"), address.to_string(), "{opened}");
+        // Those of the last of the others may come first.
+        message(
+            &log,
+            &format!(" opened: client={} ", client.local_addr().unwrap()),
+        );
     });
 }
 
