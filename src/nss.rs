@@ -261,7 +261,8 @@ fn modules<'a>(nsswitch: &'a str, database: &str) -> Vec<&'a str> {
     let listed = nsswitch
         .lines()
         .filter_map(|line| line.split('#').next()?.split_once(':'))
-        .find(|(name, _)| name.trim() == database);
+        // Of several lines the last one counts.
+        .rfind(|(name, _)| name.trim() == database);
     let (_, listed) = listed.unwrap_or_default();
     let mut in_brackets = false;
     listed
@@ -347,6 +348,7 @@ mod tests {
                 &["files", "mdns4_minimal", "dns"],
                 false,
             ),
+            ("hosts: sss\nhosts: files\n", &["files"], true),
             ("hosts:\n", &[], true),
             ("passwd: files\n", &[], true),
             ("", &[], true),

@@ -221,10 +221,8 @@ pub(crate) fn are_open<const N: usize>(numbers: [RawFd; N]) -> bool {
     });
     // SAFETY: the set is valid for its length. A number that is no descriptor gives POLLNVAL.
     let ready = unsafe { libc::poll(set.as_mut_ptr(), N as libc::nfds_t, 0) };
-    ready == 0
-        || set
-            .iter()
-            .all(|polled| polled.revents & libc::POLLNVAL == 0)
+    let is_open = |polled: &libc::pollfd| polled.revents & libc::POLLNVAL == 0;
+    ready == 0 || ready > 0 && set.iter().all(is_open)
 }
 
 /// How many supplementary groups the process has. Nix would first ask how many there could be at
