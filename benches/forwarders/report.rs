@@ -60,8 +60,9 @@ processes included: under a super-server also that one's fork and the program's 
   all alive.
 
 Nobody logs (tcpproxy: `--log-level error`), but for tcpproxy under super-servers: it is run there
-without any option, and writes its two lines for each session. Limits are out of the way. haproxy splices always, with 1 MiB pipes, and socat has
-buffers of 128 KiB; the others run with their defaults, tcpproxy too.
+without any option, and writes its two lines for each session to /dev/null. Limits are out of the
+way. haproxy splices always, with 1 MiB pipes, and socat has buffers of 128 KiB; the others run
+with their defaults, tcpproxy too.
 ";
 
 fn versions(results: &Results) -> String {
