@@ -60,10 +60,10 @@ processes included: under a super-server also that one's fork and the program's 
   all alive.
 
 Everybody is an installed file; tcpproxy is copied, as the linker's own output is slower to start for
-as long as it stays in the page cache. Nobody logs (tcpproxy: `--log-level error`), but for tcpproxy under super-servers: it is run there
-without any option, and writes its two lines for each session to /dev/null. Limits are out of the
-way. haproxy splices always, with 1 MiB pipes, and socat has buffers of 128 KiB; the others run
-with their defaults, tcpproxy too.
+as long as it stays in the page cache. Nobody logs (tcpproxy: `--log-level error`), but for tcpproxy
+under super-servers: it is run there without any option, and writes its two lines for each session to
+/dev/null. Limits are out of the way. haproxy splices always, with 1 MiB pipes, and socat has buffers
+of 128 KiB; the others run with their defaults, tcpproxy too.
 ";
 
 fn versions(results: &Results) -> String {
