@@ -65,7 +65,7 @@ pub fn until_ready(set: &mut [PollFd], deadline: Instant) -> nix::Result<()> {
 
 /// ppoll(2) with signals let in. Returns how many descriptors are ready, 0 at the deadline,
 /// and EINTR when a signal has arrived.
-pub fn poll(set: &mut [PollFd], deadline: Option<Instant>) -> nix::Result<usize> {
+fn poll(set: &mut [PollFd], deadline: Option<Instant>) -> nix::Result<usize> {
     let left = deadline.map(|deadline| {
         TimeSpec::from_duration(deadline.saturating_duration_since(Instant::now()))
     });
