@@ -1,0 +1,11 @@
+//! Who may connect: rules, access control programs, and limits; and what `--explain` says of them.
+
+#[path = "../harness/mod.rs"]
+mod harness;
+
+mod explain;
+mod limits;
+mod program;
+mod program_messages;
+mod rules;
+mod state_dir;

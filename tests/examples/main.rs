@@ -1,0 +1,7 @@
+//! Every file in `examples/`, used as it says.
+
+#[path = "../harness/mod.rs"]
+mod harness;
+
+mod files;
+mod systemd_units;

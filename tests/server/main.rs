@@ -1,0 +1,12 @@
+//! The server that listens and forks: where it listens, what operators tell it, and what becomes of
+//! it under load and in need. What its sessions cost is in `cost`.
+
+#[path = "../harness/mod.rs"]
+mod harness;
+
+mod endurance;
+mod listeners;
+mod operating;
+mod pid_file;
+mod reload;
+mod supervisor;
