@@ -3,9 +3,9 @@
 use std::process::Command;
 use std::thread;
 
-use crate::harness::configured::connect_from;
-use crate::harness::from_file::{Conf, Said};
-use crate::harness::{TCPPROXY, free_port, needs_root, read_all, tool};
+use crate::harness::clients::connect_from;
+use crate::harness::config_file::Conf;
+use crate::harness::{Said, TCPPROXY, free_port, needs_root, read_all, tool};
 
 /// The explanation of a client, and the status.
 fn explained(conf: &Conf, arguments: &[&str], asked: &str) -> (i32, String) {

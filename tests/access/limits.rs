@@ -7,13 +7,13 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 
-use crate::harness::configured::{Configured, connect, connect_from};
-use crate::harness::peers::{assert_echoes, echo, read_to_ending};
-use crate::harness::private::{add_address, privately};
+use crate::harness::clients::{connect, connect_from};
+use crate::harness::namespaces::{add_address, privately};
+use crate::harness::peers::{assert_echoes, read_to_ending};
 use crate::harness::processes::{children, cpu_time};
-use crate::harness::{
-    Forbidden, Scratch, Standalone, eventually, field, free_port, needs_root, patient,
-};
+use crate::harness::reloading::Reloadable;
+use crate::harness::upstreams::{Forbidden, echo};
+use crate::harness::{Scratch, Standalone, eventually, field, free_port, needs_root, patient};
 
 fn start(arguments: &[&str]) -> Standalone {
     let upstream = echo().to_string();
@@ -276,7 +276,7 @@ fn each_service_counts_for_itself_and_may_have_its_own_limits() {
         "max-per-source 1\nport {one}\n{forward}\nport {two}\n{forward}\n\
          port {three}\nmax-per-source 2\n{forward}\n"
     );
-    let server = Configured::start(&text, &[]);
+    let server = Reloadable::start(&text, &[]);
     server.process.log.wait_for_count("listening on ", 3);
     let mut clients = Vec::new();
     for (port, most) in [(one, 1), (two, 1), (three, 2)] {
@@ -294,7 +294,7 @@ fn a_reload_changes_the_limits_and_remembers_the_sessions() {
     let port = free_port();
     let forward = format!("port {port}\ninterface 127.0.0.1\nserver {}\n", echo());
     let with = |most: usize| format!("max-per-source {most}\n{forward}");
-    let mut server = Configured::start(&with(2), &[]);
+    let mut server = Reloadable::start(&with(2), &[]);
     let clients = [connect(port), connect(port)];
     clients.iter().for_each(assert_echoes);
     assert!(!is_served(&connect(port)));
@@ -316,7 +316,7 @@ fn a_reload_changes_the_limits_and_remembers_the_sessions() {
 fn a_reload_with_another_rate_does_not_leave_a_client_to_the_old_one() {
     let port = free_port();
     let forward = format!("port {port}\ninterface 127.0.0.1\nserver {}\n", echo());
-    let mut server = Configured::start(&format!("rate 1/1h\n{forward}"), &[]);
+    let mut server = Reloadable::start(&format!("rate 1/1h\n{forward}"), &[]);
     assert_echoes(&connect(port));
     assert!(!is_served(&connect(port)));
     server.change(&format!("rate 1/300ms\n{forward}"));

@@ -11,9 +11,10 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use crate::harness::peers::reset;
+use crate::harness::upstreams::{Forbidden, Upstream};
 use crate::harness::{
-    Forbidden, PATIENCE, Scratch, Standalone, Upstream, end_of, eventually, field, hand_over,
-    launched_by, needs_root, read_all, under_inetd, wait_for_line,
+    PATIENCE, Scratch, Standalone, end_of, eventually, field, hand_over, launched_by, needs_root,
+    read_all, under_inetd, wait_for_line,
 };
 
 /// An upstream that answers one request with "reply".

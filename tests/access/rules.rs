@@ -3,9 +3,10 @@
 use std::net::TcpStream;
 use std::process::{Command, Stdio};
 
+use crate::harness::upstreams::Forbidden;
 use crate::harness::{
-    Forbidden, Running, Scratch, Standalone, TCPPROXY, field, free_port, needs_root, patient,
-    read_all, under_inetd,
+    Running, Scratch, Standalone, TCPPROXY, field, free_port, needs_root, patient, read_all,
+    under_inetd,
 };
 
 const SERVED: &[u8] = b"served\n";

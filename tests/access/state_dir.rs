@@ -13,12 +13,12 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::harness::peers::{assert_echoes, echo, read_to_ending};
+use crate::harness::peers::{assert_echoes, read_to_ending};
 use crate::harness::processes::{children, is_alive};
 use crate::harness::super_server::SuperServer;
+use crate::harness::upstreams::{Forbidden, echo};
 use crate::harness::{
-    Forbidden, Running, Scratch, end_of, eventually, field, launched_by, needs_root, patient,
-    read_all, share,
+    Running, Scratch, end_of, eventually, field, launched_by, needs_root, patient, read_all, share,
 };
 
 const ONE_PROCESS_PER_CLIENT: [SuperServer; 6] = [
@@ -111,7 +111,7 @@ fn so_many_sessions_from_one_client_under_every_super_server() {
         assert!(!is_served(&activated.connect()), "{server:?}");
         let closed = activated.log("reason=too-many-from-client");
         assert!(closed.contains(" closed: "), "{closed}");
-        let other = crate::harness::configured::connect_from("127.0.0.2", activated.address);
+        let other = crate::harness::clients::connect_from("127.0.0.2", activated.address);
         assert!(is_served(&other), "{server:?}");
         drop(first);
         activated.log("reason=client-closed");
@@ -134,7 +134,7 @@ fn a_client_that_is_too_fast_under_every_super_server() {
         assert_echoes(&activated.connect());
         assert!(!is_served(&activated.connect()), "{server:?}");
         activated.log("reason=too-fast-from-client");
-        let other = crate::harness::configured::connect_from("127.0.0.2", activated.address);
+        let other = crate::harness::clients::connect_from("127.0.0.2", activated.address);
         assert!(is_served(&other), "{server:?}");
     }
 }

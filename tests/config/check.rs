@@ -7,9 +7,10 @@ use std::process::Command;
 
 use tcpproxy::settings::{SETTINGS, Scope};
 
-use crate::harness::from_file::{Conf, Configured, Said};
-use crate::harness::private::{privately, run};
-use crate::harness::{Scratch, TCPPROXY, Upstream, needs_root, tool};
+use crate::harness::config_file::{Conf, Configured};
+use crate::harness::namespaces::{privately, run};
+use crate::harness::upstreams::Upstream;
+use crate::harness::{Said, Scratch, TCPPROXY, needs_root, tool};
 
 #[test]
 fn listeners_are_listed_in_order_as_numbers_with_brackets_and_an_asterisk_for_any() {

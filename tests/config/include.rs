@@ -4,7 +4,8 @@ use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::symlink;
 
-use crate::harness::from_file::{Conf, Said};
+use crate::harness::Said;
+use crate::harness::config_file::Conf;
 
 /// A configuration that is right: one service, on this port.
 fn service(port: u16) -> String {

@@ -5,7 +5,7 @@ use std::thread;
 
 use tcpproxy::settings::{SETTINGS, Scope, Setting, Takes};
 
-use crate::harness::from_file::Conf;
+use crate::harness::config_file::Conf;
 
 fn directives() -> impl Iterator<Item = &'static Setting> {
     let wanted = |setting: &&Setting| setting.scope != Scope::CommandLine;

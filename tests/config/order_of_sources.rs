@@ -5,9 +5,9 @@ use std::net::TcpListener;
 use std::os::fd::OwnedFd;
 use std::process::{Command, Stdio};
 
-use crate::harness::from_file::{Conf, Said};
+use crate::harness::config_file::Conf;
 use crate::harness::{
-    Running, end_of, free_port, hand_over, needs_root, patient, read_all, share, socket_pair,
+    Running, Said, end_of, free_port, hand_over, needs_root, patient, read_all, share, socket_pair,
 };
 
 /// A configuration for a connection that was handed over, and the port of that.

@@ -2,7 +2,8 @@
 
 use std::thread;
 
-use crate::harness::from_file::{Conf, Said};
+use crate::harness::Said;
+use crate::harness::config_file::Conf;
 
 /// A generator of numbers that looks random and is the same every time (xorshift64).
 struct Numbers(u64);

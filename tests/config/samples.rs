@@ -2,8 +2,9 @@
 
 use std::fs;
 
-use crate::harness::from_file::Conf;
-use crate::harness::private::{add_address, names, privately};
+use crate::harness::config_file::Conf;
+use crate::harness::name_server::names;
+use crate::harness::namespaces::{add_address, privately};
 use crate::harness::{Scratch, field, read_all};
 
 /// The sample of the original's manual page, as a browser copies it. Its white space is U+00A0,

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use tcpproxy::settings::{SETTINGS, Scope, Setting, Takes};
 
-use crate::harness::from_file::{Conf, Said};
+use crate::harness::Said;
+use crate::harness::config_file::Conf;
 
 /// Three values of a directive, as `-zz` writes them.
 fn values(setting: &Setting) -> [&'static str; 3] {

@@ -7,12 +7,13 @@ use std::os::fd::AsFd;
 use nix::sys::socket::getsockopt;
 use nix::sys::socket::sockopt::AcceptConn;
 
-use crate::harness::configured::connect_from;
-use crate::harness::from_file::{Conf, Configured};
-use crate::harness::peers::{assert_echoes, echo};
-use crate::harness::private::{add_address, privately};
+use crate::harness::clients::connect_from;
+use crate::harness::config_file::{Conf, Configured};
+use crate::harness::namespaces::{add_address, privately};
+use crate::harness::peers::assert_echoes;
 use crate::harness::processes::{borrow_descriptor, descriptors_of_kind};
-use crate::harness::{Scratch, Upstream, field, free_port, needs_root, read_all};
+use crate::harness::upstreams::{Upstream, echo};
+use crate::harness::{Scratch, field, free_port, needs_root, read_all};
 
 /// Where the sockets of a process listen, as the kernel has it.
 fn listening(server: &Configured) -> Vec<SocketAddr> {
@@ -107,7 +108,7 @@ fn a_host_name_and_an_interfaces_name_stand_for_all_of_their_addresses() {
         add_address("fe80::77/64");
         let scratch = Scratch::new();
         let hosts = "127.0.0.2 two.example\n127.0.0.3 two.example\n";
-        let _names = crate::harness::private::names(&scratch, hosts);
+        let _names = crate::harness::name_server::names(&scratch, hosts);
         let server = Configured::start(
             "port 7001\ninterface lo\nexec /bin/echo interface\n\
              port 7002\ninterface two.example\nexec /bin/echo host\n\

@@ -6,7 +6,7 @@ use std::net::Shutdown;
 use std::os::fd::AsFd;
 use std::thread;
 
-use crate::harness::peers::Noise;
+use crate::harness::noise::Noise;
 use crate::harness::socket_pair;
 use tcpproxy::relay;
 

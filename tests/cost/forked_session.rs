@@ -11,8 +11,9 @@ use std::process::{Command, Stdio};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::harness::peers::{assert_echoes, echo};
+use crate::harness::peers::assert_echoes;
 use crate::harness::processes::{children, descriptors, descriptors_of_server, only_child};
+use crate::harness::upstreams::echo;
 use crate::harness::{Running, Scratch, TCPPROXY, eventually, free_port, patient, read_all};
 
 /// A server under strace(1), that says what its processes ask of the kernel.

@@ -11,7 +11,7 @@ use std::process::Command;
 use std::sync::OnceLock;
 use std::thread;
 
-use crate::harness::private::{bare_dev, privately, system_log};
+use crate::harness::namespaces::{bare_dev, privately, system_log};
 use crate::harness::{Scratch, TCPPROXY, hand_over, patient, read_all};
 
 /// The bounds are those of the program as it is linked by default.

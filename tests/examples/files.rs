@@ -12,13 +12,14 @@ use std::process::{Command, Stdio};
 
 use nix::sys::signal::{Signal, kill};
 
-use crate::harness::from_file::{Conf, Said};
-use crate::harness::peers::{assert_echoes, echo};
-use crate::harness::private::{privately, run};
+use crate::harness::config_file::Conf;
+use crate::harness::namespaces::{privately, run};
+use crate::harness::peers::assert_echoes;
 use crate::harness::processes::children;
 use crate::harness::super_server::{SuperServer, connect_to, start_with_configuration};
+use crate::harness::upstreams::echo;
 use crate::harness::{
-    Running, Scratch, TCPPROXY, free_port, hand_over, launched_by, needs_root, read_all,
+    Running, Said, Scratch, TCPPROXY, free_port, hand_over, launched_by, needs_root, read_all,
 };
 
 fn example(name: &str) -> PathBuf {

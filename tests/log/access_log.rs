@@ -8,9 +8,9 @@ use std::thread;
 use nix::sys::signal::Signal;
 
 use crate::harness::access_log::{lines, members, request};
-use crate::harness::configured::connect_from;
-use crate::harness::peers::echo;
+use crate::harness::clients::connect_from;
 use crate::harness::super_server::SuperServer;
+use crate::harness::upstreams::echo;
 use crate::harness::{
     Scratch, Standalone, end_of, eventually, field, needs_root, read_all, under_inetd,
 };
@@ -116,7 +116,7 @@ fn an_access_log_that_cannot_be_opened_prevents_the_start() {
     let file = scratch.join("none/access.log");
     let mut command = crate::harness::launched_by(&[], &["-b", "127.0.0.1:0", "--log", "stderr"]);
     command.args(["--access-log", file.to_str().unwrap(), "h:1"]);
-    let said = crate::harness::from_file::Said::by(&mut command);
+    let said = crate::harness::Said::by(&mut command);
     let lines = said.refused(71);
     let expected = format!("access log {}: No such file or directory", file.display());
     assert!(
@@ -165,7 +165,7 @@ fn under_inetd_sessions_share_it_and_a_handler_leaves_no_line() {
 fn the_level_of_the_log_does_not_matter_to_it() {
     let scratch = Scratch::new();
     let file = scratch.join("access.log");
-    let conf = crate::harness::from_file::Conf::new(format!(
+    let conf = crate::harness::config_file::Conf::new(format!(
         "log-level notice\naccess-log {}\nport {}\nserver {}\ndeny 127.0.0.2\n",
         file.display(),
         crate::harness::free_port(),

@@ -4,7 +4,8 @@ use std::fs;
 use std::io::Write;
 
 use crate::harness::access_log::{lines, members, request};
-use crate::harness::{Scratch, Standalone, Upstream, field, needs_root, read_all};
+use crate::harness::upstreams::Upstream;
+use crate::harness::{Scratch, Standalone, field, needs_root, read_all};
 
 /// An upstream that reads to the end, answers with seven bytes, and ends.
 fn answering() -> Upstream<()> {

@@ -16,10 +16,11 @@ use nix::sys::signal::{Signal, kill};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, socket};
 use nix::unistd::Pid;
 
-use crate::harness::private::{bare_dev, privately, system_log};
+use crate::harness::namespaces::{bare_dev, privately, system_log};
 use crate::harness::processes::only_child;
+use crate::harness::upstreams::Upstream;
 use crate::harness::{
-    Running, Scratch, Standalone, TCPPROXY, Upstream, end_of, eventually, field, patient, read_all,
+    Running, Scratch, Standalone, TCPPROXY, end_of, eventually, field, patient, read_all,
     socket_pair, under_inetd,
 };
 

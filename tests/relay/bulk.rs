@@ -11,7 +11,8 @@ use std::time::Duration;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::unistd::pipe2;
 
-use crate::harness::peers::{Ending, Noise, Side, Through};
+use crate::harness::noise::Noise;
+use crate::harness::peers::{Ending, Side, Through};
 use crate::harness::processes::{descriptors_of_kind, written_memory};
 use crate::harness::{Engine, Running, Standalone, field, needs_root, patient, read_all};
 

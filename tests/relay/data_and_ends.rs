@@ -12,13 +12,13 @@ use nix::sys::signal::Signal;
 use nix::sys::socket::getsockopt;
 use nix::sys::socket::sockopt::{KeepAlive, TcpNoDelay};
 
-use crate::harness::peers::{Noise, Side, Through, read_to_ending};
+use crate::harness::noise::Noise;
+use crate::harness::peers::{Side, Through, read_to_ending};
 use crate::harness::processes::{
     borrow_descriptor, context_switches, cpu_time, descriptors_of_kind,
 };
-use crate::harness::{
-    Engine, Scratch, Standalone, Upstream, field, free_port, read_all, under_inetd,
-};
+use crate::harness::upstreams::Upstream;
+use crate::harness::{Engine, Scratch, Standalone, field, free_port, read_all, under_inetd};
 
 const MB: u64 = 1 << 20;
 

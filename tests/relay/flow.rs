@@ -6,8 +6,9 @@ use std::net::Shutdown;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::harness::narrow::Narrow;
-use crate::harness::peers::{Ending, Noise, Side, Through, read_to_ending, send_until_blocked};
+use crate::harness::narrow_session::NarrowSession;
+use crate::harness::noise::Noise;
+use crate::harness::peers::{Ending, Side, Through, read_to_ending, send_until_blocked};
 use crate::harness::processes::{assert_quiet, descriptors_of_kind, written_memory};
 use crate::harness::{Engine, eventually, field, read_all};
 
@@ -143,12 +144,12 @@ fn single_bytes_that_pile_up_before_a_stalled_reader_all_arrive_and_cost_no_time
     // More segments than a pipe has slots, and fewer bytes than it has room for.
     Engine::each(|engine| {
         for count in [17, 100, 600, 8_000] {
-            let Narrow {
+            let NarrowSession {
                 session,
                 client,
                 upstream,
                 _scratch,
-            } = Narrow::start(engine, &[]);
+            } = NarrowSession::start(engine, &[]);
             let said = Noise::new(24).take(count);
             for byte in &said {
                 (&upstream).write_all(std::slice::from_ref(byte)).unwrap();

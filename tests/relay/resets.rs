@@ -6,9 +6,9 @@ use std::net::{Shutdown, TcpStream};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use crate::harness::noise::Noise;
 use crate::harness::peers::{
-    Ending, Noise, Side, Through, bytes_in_flight, read_to_ending, reset, reset_shared,
-    send_until_blocked,
+    Ending, Side, Through, bytes_in_flight, read_to_ending, reset, reset_shared, send_until_blocked,
 };
 use crate::harness::processes::{context_switches, cpu_time};
 use crate::harness::{Engine, Standalone, eventually, field};

@@ -10,8 +10,9 @@ use std::process::{Command, Stdio};
 use std::thread;
 use std::time::SystemTime;
 
-use crate::harness::peers::{Ending, Noise, Through};
-use crate::harness::private::{privately, run};
+use crate::harness::namespaces::{privately, run};
+use crate::harness::noise::Noise;
+use crate::harness::peers::{Ending, Through};
 use crate::harness::processes::only_child;
 use crate::harness::{
     Engine, Running, Scratch, Standalone, TCPPROXY, eventually, field, patient, read_all,

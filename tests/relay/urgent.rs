@@ -9,23 +9,23 @@ use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 
-use crate::harness::narrow::Narrow;
-use crate::harness::peers::{BlackHole, Ending, Noise, Side, Through, send_urgent};
+use crate::harness::narrow_session::NarrowSession;
+use crate::harness::noise::Noise;
+use crate::harness::peers::{Ending, Side, Through, send_urgent};
 use crate::harness::processes::{assert_quiet, only_child};
-use crate::harness::{
-    Engine, Running, Scratch, Standalone, TCPPROXY, Upstream, field, patient, read_all,
-};
+use crate::harness::upstreams::{BlackHole, Upstream};
+use crate::harness::{Engine, Running, Scratch, Standalone, TCPPROXY, field, patient, read_all};
 
 #[test]
 fn pieces_of_every_size_before_a_reader_of_every_pace_arrive_in_order() {
     Engine::each(|engine| {
         for seed in 0..6 {
-            let Narrow {
+            let NarrowSession {
                 mut session,
                 client,
                 upstream,
                 _scratch,
-            } = Narrow::start(
+            } = NarrowSession::start(
                 engine,
                 &["--buffer-size", ["256", "64k", "1m"][seed as usize % 3]],
             );
@@ -199,7 +199,7 @@ fn urgent_data_of_a_client_that_an_access_program_is_asked_about_is_delivered() 
 #[test]
 fn urgent_data_behind_a_stall_is_delivered_in_its_place() {
     Engine::each(|engine| {
-        let narrow = Narrow::start(engine, &[]);
+        let narrow = NarrowSession::start(engine, &[]);
         let mut noise = Noise::new(26);
         for round in 0..3_000 {
             let piece = noise.take(13);

@@ -6,9 +6,10 @@ use std::process::Command;
 use std::thread;
 use std::time::Duration;
 
-use crate::harness::configured::connect_from;
-use crate::harness::peers::{assert_echoes, echo, read_to_ending};
+use crate::harness::clients::connect_from;
+use crate::harness::peers::{assert_echoes, read_to_ending};
 use crate::harness::processes::{children, cpu_time, descriptors, written_memory};
+use crate::harness::upstreams::echo;
 use crate::harness::{Standalone, eventually, needs_root};
 
 /// Has so many clients served, a few at a time, and waits until nothing is left of them.

@@ -5,9 +5,10 @@ use std::process::{Command, Stdio};
 
 use nix::sys::signal::{Signal, kill};
 
-use crate::harness::peers::{assert_echoes, echo, read_to_ending};
-use crate::harness::private::{add_address, privately};
+use crate::harness::namespaces::{add_address, privately};
+use crate::harness::peers::{assert_echoes, read_to_ending};
 use crate::harness::processes::only_child;
+use crate::harness::upstreams::echo;
 use crate::harness::{Running, TCPPROXY, field, needs_root, patient, read_all};
 
 /// Starts the server with these arguments, and returns where it listens.

@@ -9,9 +9,10 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 
-use crate::harness::configured::{connect, is_refused};
-use crate::harness::peers::{assert_echoes, assert_sigterm_ends, echo, read_to_ending};
+use crate::harness::clients::{connect, is_refused};
+use crate::harness::peers::{assert_echoes, assert_sigterm_ends, read_to_ending};
 use crate::harness::processes::{children, is_alive, only_child};
+use crate::harness::upstreams::echo;
 use crate::harness::{
     PATIENCE, Running, Scratch, Standalone, TCPPROXY, eventually, field, free_port, patient,
     read_all,

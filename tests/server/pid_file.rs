@@ -6,9 +6,10 @@ use std::process::{Command, Stdio};
 
 use nix::sys::signal::Signal;
 
-use crate::harness::configured::connect;
-use crate::harness::peers::{assert_echoes, echo};
+use crate::harness::clients::connect;
+use crate::harness::peers::assert_echoes;
 use crate::harness::processes::{is_alive, only_child};
+use crate::harness::upstreams::echo;
 use crate::harness::{Running, Scratch, TCPPROXY, free_port};
 
 /// Starts a server with these arguments on a port of its own.

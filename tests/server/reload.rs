@@ -8,9 +8,11 @@ use std::thread;
 
 use nix::sys::signal::Signal;
 
-use crate::harness::configured::{Configured, connect, is_refused};
-use crate::harness::peers::{assert_echoes, echo, read_to_ending};
+use crate::harness::clients::{connect, is_refused};
+use crate::harness::peers::{assert_echoes, read_to_ending};
 use crate::harness::processes::{children, descriptors, descriptors_of_server};
+use crate::harness::reloading::Reloadable;
+use crate::harness::upstreams::echo;
 use crate::harness::{
     Running, Scratch, Standalone, field, free_port, needs_root, patient, read_all, wait_for_line,
 };
@@ -89,7 +91,7 @@ fn fifty_reloads_under_load_refuse_and_break_no_connection() {
         format!("max-sessions 400\ntimeout 30\n{plain}"),
     ];
     let wrong = [format!("{plain}sever 127.0.0.1\n"), String::new()];
-    let mut server = Configured::start(&plain, &[]);
+    let mut server = Reloadable::start(&plain, &[]);
     let before = descriptors_of_server(server.pid());
     let (stop, served) = (AtomicBool::new(false), AtomicUsize::new(0));
     thread::scope(|scope| {
@@ -130,7 +132,7 @@ fn fifty_reloads_under_load_refuse_and_break_no_connection() {
 fn a_client_in_the_backlog_is_served_after_the_reload() {
     let port = free_port();
     let plain = service(port, &format!("server {}", echo()));
-    let mut server = Configured::start(&format!("max-sessions 1\n{plain}"), &[]);
+    let mut server = Reloadable::start(&format!("max-sessions 1\n{plain}"), &[]);
     let first = connect(port);
     assert_echoes(&first);
     let waiting = connect(port);
@@ -143,7 +145,7 @@ fn a_client_in_the_backlog_is_served_after_the_reload() {
 fn a_wrong_file_changes_nothing_and_is_reported_with_its_place() {
     let port = free_port();
     let right = service(port, &format!("server {}", greeter("right")));
-    let mut server = Configured::start(&right, &[]);
+    let mut server = Reloadable::start(&right, &[]);
     for wrong in [
         format!("timeout x\n{}", service(port, "server 127.0.0.1:1")),
         service(port, "sever 127.0.0.1:1"),
@@ -175,7 +177,7 @@ fn a_wrong_file_changes_nothing_and_is_reported_with_its_place() {
 fn listeners_are_added_removed_and_those_that_stay_keep_their_sockets() {
     let (one, two) = (free_port(), free_port());
     let hello = format!("server {}", greeter("hello"));
-    let mut server = Configured::start(&service(one, &hello), &[]);
+    let mut server = Reloadable::start(&service(one, &hello), &[]);
     let first = sockets(&server.process);
     assert_eq!(first.len(), 1);
     let both = format!("{}{}", service(two, &hello), service(one, &hello));
@@ -201,7 +203,7 @@ fn an_interface_becomes_the_wildcard_and_back() {
     let port = free_port();
     let hello = format!("server {}", greeter("hello"));
     let wide = format!("port {port}\n{hello}\n");
-    let mut server = Configured::start(&service(port, &hello), &[]);
+    let mut server = Reloadable::start(&service(port, &hello), &[]);
     let at = |host: &str| TcpStream::connect((host, port)).map(patient);
     at("127.0.0.2").unwrap_err();
     for _ in 0..3 {
@@ -220,7 +222,7 @@ fn an_interface_becomes_the_wildcard_and_back() {
 fn a_changed_action_holds_for_new_sessions_and_the_old_ones_go_on() {
     let port = free_port();
     let forward = service(port, &format!("server {}", echo()));
-    let mut server = Configured::start(&forward, &[]);
+    let mut server = Reloadable::start(&forward, &[]);
     let old = connect(port);
     assert_echoes(&old);
     let socket = sockets(&server.process);
@@ -242,7 +244,7 @@ fn rules_limits_times_and_users_hold_for_new_sessions() {
     let port = free_port();
     let ids = service(port, "exec /usr/bin/id -u");
     let forward = service(port, &format!("server {}", echo()));
-    let mut server = Configured::start(&forward, &[]);
+    let mut server = Reloadable::start(&forward, &[]);
     let old = connect(port);
     assert_echoes(&old);
     server.change(&format!("uid 54321\ngid 54321\n{ids}"));
@@ -271,7 +273,7 @@ fn a_new_listener_that_cannot_be_had_is_reported_and_the_rest_applies() {
     let busy = taken.local_addr().unwrap().port();
     let (one, two) = (free_port(), free_port());
     let hello = format!("server {}", greeter("hello"));
-    let mut server = Configured::start(&service(one, &hello), &[]);
+    let mut server = Reloadable::start(&service(one, &hello), &[]);
     let all = [one, busy, two].map(|port| service(port, &hello)).concat();
     let lines = server.change(&all).join("\n");
     let complaint = format!("cannot listen on 127.0.0.1:{busy}: Address already in use");
@@ -292,7 +294,7 @@ fn a_reload_that_leaves_no_listener_can_be_put_right_by_the_next() {
     let busy = taken.local_addr().unwrap().port();
     let port = free_port();
     let hello = format!("server {}", greeter("hello"));
-    let mut server = Configured::start(&service(port, &hello), &[]);
+    let mut server = Reloadable::start(&service(port, &hello), &[]);
     server.change(&service(busy, &hello));
     assert!(is_refused(port));
     server.process.signal(Signal::SIGUSR1);
@@ -308,7 +310,7 @@ fn another_name_for_the_pid_file_needs_a_restart_and_a_warning_says_so() {
     let (old, new) = (scratch.join("old"), scratch.join("new"));
     let forward = service(port, &format!("server {}", echo()));
     let with = |path: &std::path::Path| format!("pidfile {}\n{forward}", path.display());
-    let mut server = Configured::start(&with(&old), &[]);
+    let mut server = Reloadable::start(&with(&old), &[]);
     let lines = server.change(&with(&new)).join("\n");
     assert!(
         lines.contains("the pid file's name changes only with a restart"),
@@ -375,7 +377,7 @@ fn a_log_that_cannot_be_opened_leaves_the_old_one() {
 fn a_file_of_defaults_is_read_again_beside_a_server_of_the_command_line() {
     let upstream = echo().to_string();
     let arguments = ["-b", "127.0.0.1:0", &upstream];
-    let mut server = Configured::start("timeout 60\n", &arguments);
+    let mut server = Reloadable::start("timeout 60\n", &arguments);
     let line = server.process.log.wait_for("listening on ");
     let port = line.rsplit(':').next().unwrap().parse().unwrap();
     let socket = sockets(&server.process);

@@ -9,12 +9,11 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::harness::peers::{
-    BlackHole, Through, assert_echoes, assert_sigterm_ends, echo, read_to_ending, reset,
-};
+use crate::harness::peers::{Through, assert_echoes, assert_sigterm_ends, read_to_ending, reset};
 use crate::harness::processes::{
     children, cpu_time, descriptors, descriptors_of_server, is_alive, wait_until_stopped,
 };
+use crate::harness::upstreams::{BlackHole, echo};
 use crate::harness::{
     Engine, Running, Scratch, Standalone, TCPPROXY, eventually, field, needs_root, patient,
     read_all,

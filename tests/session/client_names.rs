@@ -3,9 +3,11 @@
 use std::io::{BufRead, BufReader, Read, Write};
 use std::time::{Duration, Instant};
 
-use crate::harness::private::{Answer, name_server, names, privately};
+use crate::harness::name_server::{Answer, name_server, names};
+use crate::harness::namespaces::privately;
 use crate::harness::processes::children;
-use crate::harness::{Scratch, Standalone, Upstream, eventually, field};
+use crate::harness::upstreams::Upstream;
+use crate::harness::{Scratch, Standalone, eventually, field};
 
 /// What a program finds in PROXY_CLIENTNAME, how long that took, and the opened line.
 fn client_name() -> (String, Duration, String) {

@@ -6,9 +6,10 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::process::{Command, Stdio};
 
+use crate::harness::upstreams::Forbidden;
 use crate::harness::{
-    Forbidden, Running, Scratch, Standalone, TCPPROXY, end_of, field, free_port, hand_over,
-    launched_by, needs_root, patient, read_all, share, socket_pair,
+    Running, Scratch, Standalone, TCPPROXY, end_of, field, free_port, hand_over, launched_by,
+    needs_root, patient, read_all, share, socket_pair,
 };
 
 /// A handler that shows its environment, a variable a line.

@@ -11,12 +11,12 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::Signal;
 
 use crate::harness::peers::{
-    BlackHole, Side, Through, assert_echoes, assert_sigterm_ends, echo, read_to_ending, reset,
+    Side, Through, assert_echoes, assert_sigterm_ends, read_to_ending, reset,
 };
 use crate::harness::processes::{cpu_time, only_child};
+use crate::harness::upstreams::{BlackHole, Forbidden, echo};
 use crate::harness::{
-    Engine, Forbidden, Scratch, Standalone, end_of, eventually, field, free_port, patient,
-    under_inetd,
+    Engine, Scratch, Standalone, end_of, eventually, field, free_port, patient, under_inetd,
 };
 
 /// Fails unless so many milliseconds have passed since then, and not many more.
@@ -331,13 +331,14 @@ fn sigterm_ends_a_session_whose_upstream_is_waited_for() {
 
 #[test]
 fn several_upstreams_are_tried_in_turn_until_one_has_started() {
-    use crate::harness::configured::{Configured, connect};
+    use crate::harness::clients::connect;
+    use crate::harness::reloading::Reloadable;
     let [port, one, two] = [free_port(), free_port(), free_port()];
     let text = format!(
         "connect-retry 15\nport {port}\ninterface 127.0.0.1\n\
          server 127.0.0.1:{one}\nserver 127.0.0.1:{two}\n"
     );
-    let server = Configured::start(&text, &[]);
+    let server = Reloadable::start(&text, &[]);
     let client = connect(port);
     server.process.log.wait_for_count("Connection refused", 2);
     let listener = TcpListener::bind(("127.0.0.1", two)).unwrap();

@@ -5,9 +5,10 @@ use std::io::{Read, Write};
 use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
 
+use crate::harness::upstreams::{Forbidden, Upstream};
 use crate::harness::{
-    Forbidden, Running, Standalone, TCPPROXY, Upstream, end_of, field, hand_over, launched_by,
-    needs_root, read_all, share, socket_pair, tool, under_inetd,
+    Running, Standalone, TCPPROXY, end_of, field, hand_over, launched_by, needs_root, read_all,
+    share, socket_pair, tool, under_inetd,
 };
 
 /// What tcpproxy says and exits with that is not meant to start.

@@ -13,9 +13,9 @@ use nix::sys::socket::{self, shutdown};
 
 use crate::harness::processes::wait_until_stopped;
 use crate::harness::super_server::{SuperServer, activate, connect_to};
+use crate::harness::upstreams::{Forbidden, Upstream};
 use crate::harness::{
-    Forbidden, Running, Upstream, eventually, field, free_port, launched_by, needs_root, patient,
-    read_all,
+    Running, eventually, field, free_port, launched_by, needs_root, patient, read_all,
 };
 
 const LOOPBACKS: [&str; 2] = ["127.0.0.1", "::1"];

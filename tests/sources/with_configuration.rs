@@ -9,9 +9,9 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use crate::harness::from_file::Conf;
-use crate::harness::peers::echo;
+use crate::harness::config_file::Conf;
 use crate::harness::super_server::{SuperServer, activate, connect_to, start_with_configuration};
+use crate::harness::upstreams::echo;
 use crate::harness::{
     Running, Scratch, TCPPROXY, end_of, eventually, field, free_port, needs_root, read_all,
     wait_for_line,

@@ -13,11 +13,13 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::socket::{Backlog, listen};
 
-use crate::harness::peers::{BlackHole, Ending, read_to_ending, reset};
-use crate::harness::private::{Answer, add_address, name_server, names, privately};
+use crate::harness::name_server::{Answer, name_server, names};
+use crate::harness::namespaces::{add_address, privately};
+use crate::harness::peers::{Ending, read_to_ending, reset};
 use crate::harness::processes::only_child;
+use crate::harness::upstreams::{BlackHole, Upstream};
 use crate::harness::{
-    Scratch, Standalone, Upstream, eventually, field, free_port, patient, read_all, under_inetd,
+    Scratch, Standalone, eventually, field, free_port, patient, read_all, under_inetd,
 };
 
 /// An upstream that says its name to whoever connects, until the test ends.

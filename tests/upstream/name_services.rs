@@ -7,7 +7,8 @@ use std::net::TcpListener;
 use std::process::Command;
 use std::time::Instant;
 
-use crate::harness::private::{Replaced, add_address, names, privately, run};
+use crate::harness::name_server::names;
+use crate::harness::namespaces::{Replaced, add_address, privately, run};
 use crate::harness::processes::children;
 use crate::harness::{Scratch, Standalone, TCPPROXY, eventually, field, launched_by, read_all};
 

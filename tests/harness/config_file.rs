@@ -1,64 +1,12 @@
 //! Configuration files: what the program says about one, and a server that has one.
 
+use std::fs;
 use std::net::{SocketAddr, TcpStream};
-use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
-use std::sync::mpsc;
-use std::thread;
-use std::{fs, str};
+use std::str;
 
-use super::{Lines, PATIENCE, Running, Scratch, TCPPROXY, patient};
-
-/// What a program that has ended has said.
-#[derive(Debug, PartialEq, Eq)]
-pub struct Said {
-    pub status: i32,
-    pub out: String,
-    pub err: String,
-}
-
-impl Said {
-    /// Runs a command to its end, with nothing to read.
-    pub fn by(command: &mut Command) -> Said {
-        let command = command.stdin(Stdio::null()).stdout(Stdio::piped());
-        let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
-        let (out, err) = (child.stdout.take().unwrap(), child.stderr.take().unwrap());
-        let log = Lines::default();
-        // One that serves instead of ending is ended with the test.
-        let mut process = Running { child, log };
-        let [out, err] = [OwnedFd::from(out), OwnedFd::from(err)].map(|end| {
-            let (sender, receiver) = mpsc::channel();
-            thread::spawn(move || sender.send(super::read_all(fs::File::from(end))));
-            receiver
-        });
-        let text = |all: mpsc::Receiver<Vec<u8>>| {
-            let bytes = all.recv_timeout(PATIENCE).expect("the program ends");
-            String::from_utf8(bytes).unwrap()
-        };
-        let (out, err) = (text(out), text(err));
-        let status = process.child.wait().unwrap();
-        Said {
-            status: status.code().expect("no signal has ended it"),
-            out,
-            err,
-        }
-    }
-
-    /// The standard output of one that has succeeded.
-    #[track_caller]
-    pub fn ok(self) -> String {
-        assert_eq!((self.status, self.err.as_str()), (0, ""), "{}", self.out);
-        self.out
-    }
-
-    /// The standard error, as lines, of one that has ended with this status and said nothing else.
-    #[track_caller]
-    pub fn refused(&self, status: i32) -> Vec<&str> {
-        assert_eq!((self.status, self.out.as_str()), (status, ""), "{self:?}");
-        self.err.lines().collect()
-    }
-}
+use super::{Running, Said, Scratch, TCPPROXY, patient};
 
 /// A directory with a configuration file that is called `conf`.
 pub struct Conf(Scratch);

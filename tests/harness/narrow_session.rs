@@ -12,15 +12,15 @@ use super::{Engine, Running, Scratch, TCPPROXY, patient};
 
 /// A session as inetd would start it, with a client towards which the kernel holds next to
 /// nothing: it blocks after a few kilobytes. The test holds both ends.
-pub struct Narrow {
+pub struct NarrowSession {
     pub session: Running,
     pub client: TcpStream,
     pub upstream: TcpStream,
     pub _scratch: Scratch,
 }
 
-impl Narrow {
-    pub fn start(engine: Engine, arguments: &[&str]) -> Narrow {
+impl NarrowSession {
+    pub fn start(engine: Engine, arguments: &[&str]) -> NarrowSession {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         let upstreams = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         // Before the connection is made, or the first window is larger.
@@ -41,7 +41,7 @@ impl Narrow {
         drop(command);
         let upstream = patient(upstreams.accept().unwrap().0);
         upstream.set_nodelay(true).unwrap();
-        Narrow {
+        NarrowSession {
             session,
             client,
             upstream,

@@ -1,16 +1,16 @@
 //! A server with a configuration file that the test changes while it runs.
 
 use std::fs;
-use std::net::{SocketAddr, TcpStream};
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 
-use super::{Running, Scratch, TCPPROXY, eventually, patient};
+use super::{Running, Scratch, TCPPROXY, eventually};
 
-pub struct Configured {
+/// A server whose file is `tcpproxy.conf` in its own directory.
+pub struct Reloadable {
     pub process: Running,
     pub scratch: Scratch,
     reloads: usize,
@@ -19,9 +19,9 @@ pub struct Configured {
 /// What is logged when SIGHUP has been dealt with, in each case.
 const DEALT_WITH: [&str; 2] = ["]: reloaded", "log files reopened"];
 
-impl Configured {
+impl Reloadable {
     /// Starts `tcpproxy -f FILE --log stderr ARGUMENTS`, and waits until it listens.
-    pub fn start(text: &str, arguments: &[&str]) -> Configured {
+    pub fn start(text: &str, arguments: &[&str]) -> Reloadable {
         let scratch = Scratch::new();
         fs::write(scratch.join("tcpproxy.conf"), text).unwrap();
         let mut command = Command::new(TCPPROXY);
@@ -29,7 +29,7 @@ impl Configured {
         command.arg(scratch.join("tcpproxy.conf")).args(arguments);
         let process = Running::start(command.stdin(Stdio::null()));
         process.log.wait_for("listening on ");
-        Configured {
+        Reloadable {
             process,
             scratch,
             reloads: 0,
@@ -61,30 +61,4 @@ impl Configured {
         fs::write(self.file(), text).unwrap();
         self.hang_up()
     }
-}
-
-/// Connects to a port of 127.0.0.1.
-pub fn connect(port: u16) -> TcpStream {
-    patient(TcpStream::connect(("127.0.0.1", port)).unwrap())
-}
-
-/// Connects from another address of this machine.
-pub fn connect_from(source: &str, to: SocketAddr) -> TcpStream {
-    use nix::sys::socket::{self, AddressFamily, SockFlag, SockType, SockaddrStorage};
-    use std::os::fd::AsRawFd;
-    let family = match to {
-        SocketAddr::V4(_) => AddressFamily::Inet,
-        SocketAddr::V6(_) => AddressFamily::Inet6,
-    };
-    let fd = socket::socket(family, SockType::Stream, SockFlag::SOCK_CLOEXEC, None).unwrap();
-    let from = SocketAddr::new(source.parse().unwrap(), 0);
-    socket::bind(fd.as_raw_fd(), &SockaddrStorage::from(from)).unwrap();
-    socket::connect(fd.as_raw_fd(), &SockaddrStorage::from(to)).unwrap();
-    patient(TcpStream::from(fd))
-}
-
-/// Whether nobody listens there.
-pub fn is_refused(port: u16) -> bool {
-    TcpStream::connect(("127.0.0.1", port))
-        .is_err_and(|error| error.kind() == std::io::ErrorKind::ConnectionRefused)
 }
