@@ -6,11 +6,12 @@ use std::io::{self, Write};
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
-use crate::error::Error;
-use crate::log::{self, escape, escape_word, timestamp};
-use crate::reason::Reason;
-use crate::source::Endpoint;
+use crate::log::{self, timestamp};
 use crate::sys::{self, LocalTime};
+use crate::terms::endpoint::Endpoint;
+use crate::terms::error::Error;
+use crate::terms::escape::{escape, escape_word};
+use crate::terms::reason::Reason;
 
 /// What a line looks like.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

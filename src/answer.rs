@@ -5,12 +5,12 @@ use std::io::{self, Write};
 
 use crate::cli::CommandLine;
 use crate::config;
-use crate::error::{Error, Status};
 use crate::explain;
 use crate::log::Log;
 use crate::settings::{self, Explained, Shown};
 use crate::setup::{self, Setup, Unusable};
 use crate::source::Streams;
+use crate::terms::error::{Error, Status};
 
 /// Gives the answer that a command line asks for; `None` if it asks to serve.
 pub fn instead(line: &CommandLine, streams: Streams, log: &Log) -> Result<Option<Status>, Error> {

@@ -11,13 +11,14 @@ use std::os::unix::ffi::OsStrExt;
 use getopts::{Fail, HasArg, Matches, Occur, Options, ParsingStyle};
 
 use crate::config::Server;
-use crate::error::Error;
-use crate::log::brief;
-use crate::place::Place;
 use crate::program::Program;
-use crate::settings::{Fault, Given, SETTINGS, Setting, Takes, Written};
+use crate::settings::{Given, SETTINGS, Setting, Takes, Written};
+use crate::terms::error::Error;
+use crate::terms::escape::brief;
+use crate::terms::place::Place;
+use crate::terms::value;
+use crate::terms::value::Fault;
 use crate::upstream::Upstream;
-use crate::value;
 
 /// A command line, parsed.
 #[derive(Debug, Default)]

@@ -3,14 +3,14 @@
 use std::fmt::Write;
 use std::net::{IpAddr, SocketAddr};
 
-use crate::error::Error;
 use crate::gate::Verdict;
-use crate::log::brief;
 use crate::service::{Action, Service, Services};
 use crate::settings::Explained;
-use crate::source::Endpoint;
+use crate::terms::endpoint::Endpoint;
+use crate::terms::error::Error;
+use crate::terms::escape::brief;
+use crate::terms::value::{self, Complaint};
 use crate::user::{self, Ids};
-use crate::value::{self, Complaint};
 
 impl Explained {
     /// Parses `C` or `C,L`: a client's address (or `unix`), and the local address, port, or both

@@ -15,7 +15,7 @@
 //! | [`cli`] | argv → what was written | services(5), users and groups |
 //! | [`config`] | tcpproxy.conf → what was written, with places; and back to text | files to read |
 //! | [`settings`] | the one table of options and directives: name, scope, value, default, help line | nothing |
-//! | [`value`] | the values that settings take | services(5) |
+//! | [`terms::value`] | the values that settings take | services(5) |
 //! | [`setup`] | command line and file, merged | [`config`] |
 //! | [`service`] | what it means for a client; which service is whose | names of interfaces |
 //! | [`answer`], [`explain`] | what is printed instead of serving | standard output |
@@ -33,7 +33,7 @@
 //! | [`wait`] | the one way in which a session sleeps | poll |
 //! | [`log`], [`access_log`] | sinks, levels, escaping: the only voice | syslog, files, standard streams |
 //! | [`notify`], [`pidfile`] | the server's state, for those who watch it | a socket, a file |
-//! | [`reason`], [`error`], [`place`] | why it ended; where it was written | nothing |
+//! | [`terms`] | nouns and text that all share: endpoint, reason, error, place, value, escaping | nothing |
 //! | `sys` | every `unsafe` line | libc |
 
 #![deny(unsafe_code)]
@@ -42,7 +42,6 @@ pub mod access_log;
 pub mod answer;
 pub mod cli;
 pub mod config;
-pub mod error;
 pub mod explain;
 pub mod gate;
 pub mod log;
@@ -50,9 +49,7 @@ pub mod lookup;
 pub mod notify;
 pub mod nss;
 pub mod pidfile;
-pub mod place;
 pub mod program;
-pub mod reason;
 pub mod relay;
 pub mod service;
 pub mod session;
@@ -62,22 +59,23 @@ pub mod source;
 pub mod supervisor;
 #[expect(unsafe_code, reason = "this is where unsafe lives")]
 mod sys;
+pub mod terms;
 pub mod transcript;
 pub mod upstream;
 pub mod user;
-pub mod value;
 pub mod wait;
 
 use nix::sys::signal::Signal;
 
 use cli::CommandLine;
-use error::{Error, Status};
 use log::Log;
 use service::Service;
 use setup::{Listening, Setup};
 use source::{Client, Source, Streams};
 use supervisor::Again;
 pub use sys::Words;
+use terms::error::{Error, Status};
+pub use terms::reason;
 use user::Ids;
 
 /// The whole program, from its arguments to its exit. Nothing is torn down: the kernel does that

@@ -10,8 +10,8 @@ use std::process;
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 
-use crate::error::{Error, Status};
-use crate::log::escape;
+use crate::terms::error::{Error, Status};
+use crate::terms::escape::escape;
 
 /// A pid file of ours, locked as long as we live, and removed at the end.
 pub struct PidFile {

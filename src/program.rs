@@ -13,9 +13,10 @@ use nix::poll::{PollFd, PollFlags};
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 
-use crate::log::escape;
-use crate::source::{Client, Endpoint, Origin};
+use crate::source::{Client, Origin};
 use crate::sys;
+use crate::terms::endpoint::Endpoint;
+use crate::terms::escape::escape;
 use crate::wait;
 
 /// A program and its arguments.

@@ -12,13 +12,14 @@ use std::time::Duration;
 use nix::unistd::{Gid, Uid};
 
 use crate::config::{Entry, Server};
-use crate::error::Error;
 use crate::gate::{AccessProgram, Gate, Limits, Rules};
-use crate::place::Place;
 use crate::program::{Environment, Program};
 use crate::relay;
 use crate::settings::{Written, default};
-use crate::source::{Bind, Endpoint, Interface};
+use crate::source::{Bind, Interface};
+use crate::terms::endpoint::Endpoint;
+use crate::terms::error::Error;
+use crate::terms::place::Place;
 use crate::upstream::Route;
 use crate::user::Ids;
 

@@ -8,13 +8,13 @@ use std::time::Duration;
 use crate::access_log;
 use crate::cli::CommandLine;
 use crate::config::{self, Config, Disk, Problem};
-use crate::error::Error;
 use crate::log;
-use crate::place::Place;
 use crate::service::{Service, Services};
 use crate::settings::{Written, default};
 use crate::source::Bind;
 use crate::supervisor::Overflow;
+use crate::terms::error::Error;
+use crate::terms::place::Place;
 
 /// Everything that is decided before a client connects.
 pub struct Setup {

@@ -11,9 +11,9 @@ use std::path::{Path, PathBuf};
 use std::process;
 use std::time::SystemTime;
 
-use crate::error::Error;
 use crate::log;
 use crate::relay::Side;
+use crate::terms::error::Error;
 
 /// The transcript of one session.
 pub struct Transcript {
@@ -73,7 +73,7 @@ impl Transcript {
 }
 
 fn not_written(path: &Path, error: &io::Error) -> Error {
-    let path = log::escape(path.as_os_str().as_encoded_bytes());
+    let path = crate::terms::escape::escape(path.as_os_str().as_encoded_bytes());
     Error::io(format_args!("transcript {path}"), error)
 }
 

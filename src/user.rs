@@ -7,12 +7,12 @@ use nix::unistd::{
     Gid, Uid, getegid, geteuid, getresgid, getresuid, setgroups, setresgid, setresuid, setuid,
 };
 
-use crate::error::{Error, Status, describe};
-use crate::log::brief;
 use crate::nss;
-use crate::settings::Fault;
 use crate::sys;
-use crate::value;
+use crate::terms::error::{Error, Status, describe};
+use crate::terms::escape::brief;
+use crate::terms::value;
+use crate::terms::value::Fault;
 
 /// A user and a group.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -13,10 +13,10 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Component, Path, PathBuf};
 
-use crate::place::Place;
 use crate::program::Program;
 use crate::settings::Written;
 use crate::source::Interface;
+use crate::terms::place::Place;
 use crate::upstream::Upstream;
 
 pub use parse::parse;

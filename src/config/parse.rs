@@ -6,14 +6,15 @@ use std::rc::Rc;
 
 use super::words::{self, Word};
 use super::{Config, Entry, Files, LONGEST_FILE, Problem, Server};
-use crate::error::describe;
-use crate::log::{brief, escape};
-use crate::place::Place;
 use crate::program::Program;
-use crate::settings::{Fault, Given, SETTINGS, Scope, Setting, Takes, Written};
+use crate::settings::{Given, SETTINGS, Scope, Setting, Takes, Written};
 use crate::source::{Bind, Interface};
+use crate::terms::error::describe;
+use crate::terms::escape::{brief, escape};
+use crate::terms::place::Place;
+use crate::terms::value;
+use crate::terms::value::Fault;
 use crate::upstream::Upstream;
-use crate::value;
 
 /// Longer lines are mistakes, in bytes.
 const LONGEST_LINE: usize = 64 << 10;

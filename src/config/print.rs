@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use super::{Config, Entry, Server};
 use crate::settings::{SETTINGS, Scope, Setting, Written};
-use crate::value::{quote, quote_command};
+use crate::terms::value::{quote, quote_command};
 
 /// Prints a configuration with every setting's effective value, defaults included. Services stand
 /// on their own: what they inherit is written out in each.

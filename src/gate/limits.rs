@@ -6,10 +6,10 @@ use std::fmt;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-use crate::log::brief;
-use crate::reason::Reason;
-use crate::source::Endpoint;
-use crate::value::{self, Complaint};
+use crate::terms::endpoint::Endpoint;
+use crate::terms::escape::brief;
+use crate::terms::reason::Reason;
+use crate::terms::value::{self, Complaint};
 
 /// What one client address may do.
 #[derive(Debug, Clone, Copy, Default)]

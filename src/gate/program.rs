@@ -14,13 +14,13 @@ use nix::sys::signal::Signal;
 use nix::sys::socket::{Shutdown, shutdown};
 use nix::unistd::{Pid, pipe2};
 
-use crate::error::{Error, describe};
 use crate::gate::Denied;
-use crate::log::escape;
 use crate::program::{self, Program};
 use crate::session::Journal;
 use crate::source::Client;
 use crate::sys;
+use crate::terms::error::{Error, describe};
+use crate::terms::escape::escape;
 use crate::wait::{self, Woken};
 
 /// An access control program.

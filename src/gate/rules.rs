@@ -3,10 +3,10 @@
 use std::fmt;
 use std::net::IpAddr;
 
-use crate::log::brief;
-use crate::place::Place;
-use crate::source::Endpoint;
-use crate::value::Complaint;
+use crate::terms::endpoint::Endpoint;
+use crate::terms::escape::brief;
+use crate::terms::place::Place;
+use crate::terms::value::Complaint;
 
 /// The rules of a service. A deny that matches refuses; where there are allows, one must match.
 #[derive(Debug, Default)]

@@ -20,10 +20,11 @@ use nix::fcntl::{Flock, FlockArg, OFlag};
 use nix::unistd::geteuid;
 
 use super::{Limits, Source};
-use crate::error::{Error, Status};
-use crate::log::escape;
-use crate::reason::Reason;
-use crate::source::{Client, Endpoint};
+use crate::source::Client;
+use crate::terms::endpoint::Endpoint;
+use crate::terms::error::{Error, Status};
+use crate::terms::escape::escape;
+use crate::terms::reason::Reason;
 
 /// The directory.
 #[derive(Debug)]

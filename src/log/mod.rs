@@ -2,13 +2,13 @@
 //!
 //! Lines go to syslog(3) by the syslog crate, to files and to the standard streams; never to a
 //! stream that is a client's socket. The connection to syslog is made when there is something to
-//! say. What comes from outside must pass [`escape`] on its way into a line.
+//! say. What comes from outside must pass [`escape()`] on its way into a line.
 
 mod syslog;
 
 use std::borrow::Cow;
 use std::cell::RefCell;
-use std::fmt::{self, Display, Write as _};
+use std::fmt::{self, Display};
 use std::fs::{File, OpenOptions};
 use std::io::{self, IsTerminal, Write};
 use std::os::fd::AsFd;
@@ -22,11 +22,12 @@ use self::syslog::Syslog;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use crate::access_log::{self, AccessLog, Record};
-use crate::error::{Error, Status};
 use crate::settings::default;
 use crate::source::Streams;
 use crate::sys::{self, LocalTime};
-use crate::value::{self, Complaint};
+use crate::terms::error::{Error, Status};
+use crate::terms::escape::{brief, escape};
+use crate::terms::value::{self, Complaint};
 
 /// How grave a line is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
@@ -384,45 +385,6 @@ impl Display for Timestamp {
     }
 }
 
-/// Text from outside in a form that can be logged: what cannot be printed, and `\`, as escapes.
-/// Printable Unicode stays; bytes that are not UTF-8 become `\xNN`.
-pub fn escape(text: impl AsRef<[u8]>) -> String {
-    let mut escaped = String::new();
-    for chunk in text.as_ref().utf8_chunks() {
-        for c in chunk.valid().chars() {
-            match c {
-                '"' | '\'' => escaped.push(c),
-                '\0'..'\u{80}' if c.is_ascii_control() => hex(&mut escaped, c as u8),
-                _ => escaped.extend(c.escape_debug()),
-            }
-        }
-        for &byte in chunk.invalid() {
-            hex(&mut escaped, byte);
-        }
-    }
-    escaped
-}
-
-/// As [`escape`], and cut to a length that a message can bear.
-pub fn brief(text: impl AsRef<[u8]>) -> String {
-    const LONGEST: usize = 100;
-    let text = text.as_ref();
-    match text.len() > LONGEST {
-        true => format!("{}...", escape(&text[..LONGEST])),
-        false => escape(text),
-    }
-}
-
-/// As [`escape`], and without blanks, so that it can be the value of a `key=value` pair.
-pub fn escape_word(text: impl AsRef<[u8]>) -> String {
-    escape(text).replace(' ', "\\x20")
-}
-
-fn hex(text: &mut String, byte: u8) {
-    // Writing to a String cannot fail.
-    let _ = write!(text, "\\x{byte:02x}");
-}
-
 /// Has a panic logged like everything else, instead of written to standard error, which may be
 /// a client's socket. The process then dies as the build profile says (release: SIGABRT).
 pub fn report_panics(streams: Streams) {
@@ -449,25 +411,6 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-
-    #[test]
-    fn what_could_forge_or_garble_a_line_is_escaped() {
-        for (text, expected) in [
-            (&b"plain text"[..], "plain text"),
-            (b"a\nsession 1 closed:", "a\\x0asession 1 closed:"),
-            (b"\x1b[31mred\x7f", "\\x1b[31mred\\x7f"),
-            (
-                b"back\\slash 'single' \"double\"",
-                "back\\\\slash 'single' \"double\"",
-            ),
-            ("grün €".as_bytes(), "grün €"),
-            ("\u{202e}evil\u{85}".as_bytes(), "\\u{202e}evil\\u{85}"),
-            (b"\xff\xfe", "\\xff\\xfe"),
-        ] {
-            assert_eq!(escape(text), expected);
-        }
-        assert_eq!(escape_word("a b"), "a\\x20b");
-    }
 
     #[test]
     fn timestamps_are_rfc_3339() {

@@ -8,8 +8,8 @@ use nix::sys::socket::{Shutdown, shutdown};
 
 use super::Engine;
 use super::buffer::{Buffer, Filled};
-use crate::reason::Reason;
 use crate::sys;
+use crate::terms::reason::Reason;
 use crate::transcript::Transcript;
 
 /// One end of a relay.

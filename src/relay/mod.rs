@@ -18,8 +18,8 @@ use nix::poll::{PollFd, PollFlags};
 use nix::sys::socket::setsockopt;
 use nix::sys::socket::sockopt::{KeepAlive, OobInline, TcpNoDelay};
 
-use crate::reason::Reason;
 use crate::sys;
+use crate::terms::reason::Reason;
 use crate::transcript::Transcript;
 use crate::wait::{self, Woken};
 

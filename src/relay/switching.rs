@@ -12,7 +12,7 @@ use nix::sys::socket::{MsgFlags, send, setsockopt};
 
 use super::tests::{reset, start, tcp, unix};
 use super::{Engine, Settings, run_by};
-use crate::reason::Reason;
+use crate::terms::reason::Reason;
 
 /// Numbers that look random, and are the same for the same seed (xorshift).
 struct Chance(u64);

@@ -16,8 +16,8 @@ use nix::sys::socket::{MsgFlags, send, setsockopt};
 
 use super::machine::{End, Machine, Ready};
 use super::{Engine, Outcome, Settings, Side, run_by, set_urgent_in_line};
-use crate::reason::Reason;
 use crate::sys;
+use crate::terms::reason::Reason;
 
 const PATIENCE: Duration = Duration::from_secs(20);
 

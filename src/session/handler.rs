@@ -12,13 +12,13 @@ use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 
 use super::{Ended, Journal};
-use crate::error::Error;
 use crate::gate::Admitted;
 use crate::program::{self, Facts, Program};
-use crate::reason::Reason;
 use crate::service::Service;
 use crate::source::{Client, Origin};
 use crate::sys;
+use crate::terms::error::Error;
+use crate::terms::reason::Reason;
 use crate::wait::{self, Woken};
 
 /// Between SIGTERM and SIGKILL for a handler whose time is over.

@@ -6,11 +6,13 @@ use std::process;
 use std::time::{Duration, Instant};
 
 use crate::access_log::Record;
-use crate::error::Status;
 use crate::gate::RefusedBy;
-use crate::log::{Level, Log, escape_word};
-use crate::reason::Reason;
-use crate::source::{Client, Endpoint};
+use crate::log::{Level, Log};
+use crate::source::Client;
+use crate::terms::endpoint::Endpoint;
+use crate::terms::error::Status;
+use crate::terms::escape::escape_word;
+use crate::terms::reason::Reason;
 use crate::user::Ids;
 
 /// The lines of one session.

@@ -11,16 +11,18 @@ use std::time::Instant;
 
 use nix::sys::socket::{Shutdown, shutdown};
 
-use crate::error::{Error, Status};
 use crate::gate::{Admitted, Denied, StateDir};
-use crate::log::{Log, escape_word};
+use crate::log::Log;
 use crate::lookup;
 use crate::program::Facts;
-use crate::reason::Reason;
 use crate::relay::{self, Outcome};
 use crate::service::{Action, Forward, Service};
-use crate::source::{Client, Endpoint, Origin};
+use crate::source::{Client, Origin};
 use crate::sys;
+use crate::terms::endpoint::Endpoint;
+use crate::terms::error::{Error, Status};
+use crate::terms::escape::escape_word;
+use crate::terms::reason::Reason;
 use crate::transcript::Transcript;
 use crate::upstream::News;
 use crate::user;

@@ -11,8 +11,8 @@ mod written;
 
 use std::net::IpAddr;
 
-use crate::place::Place;
-use crate::value::Complaint;
+use crate::terms::place::Place;
+use crate::terms::value::Fault;
 
 pub use table::SETTINGS;
 pub use written::Written;
@@ -93,22 +93,6 @@ pub struct Given<'a> {
     pub text: &'a str,
     /// Where it stands.
     pub place: &'a Place,
-}
-
-/// What is wrong with a setting.
-#[derive(Debug, PartialEq, Eq)]
-pub enum Fault {
-    /// The value is none that the setting takes.
-    Bad(Complaint),
-    /// The value is a good one, but this system or this program will not have it. A configuration
-    /// error even on the command line.
-    Refused(Complaint),
-}
-
-impl From<Complaint> for Fault {
-    fn from(complaint: Complaint) -> Fault {
-        Fault::Bad(complaint)
-    }
 }
 
 impl Setting {

@@ -10,8 +10,8 @@ use crate::gate::{Rate, Rule};
 use crate::log;
 use crate::source::Bind;
 use crate::supervisor::Overflow;
+use crate::terms::value::{self, quote, quote_command};
 use crate::user;
-use crate::value::{self, quote, quote_command};
 
 /// What every setting begins with.
 const SETTING: Setting = Setting {
@@ -481,10 +481,12 @@ pub const SETTINGS: &[Setting] = &[
         help: "local address for connections to the upstream",
         write: |written, given| {
             let address = given.text.parse::<IpAddr>();
-            written.source = Some(
-                address
-                    .map_err(|_| format!("'{}' is not an IP address", log::escape(given.text)))?,
-            );
+            written.source = Some(address.map_err(|_| {
+                format!(
+                    "'{}' is not an IP address",
+                    crate::terms::escape::escape(given.text)
+                )
+            })?);
             Ok(())
         },
         show: |written| written.source.iter().map(ToString::to_string).collect(),

@@ -14,11 +14,13 @@ use nix::sys::socket::{
     setsockopt, socket,
 };
 
-use super::{Endpoint, Listener};
-use crate::error::{Error, Status, describe};
-use crate::log::{Log, brief};
+use super::Listener;
+use crate::log::Log;
 use crate::nss;
-use crate::value::{self, Complaint};
+use crate::terms::endpoint::Endpoint;
+use crate::terms::error::{Error, Status, describe};
+use crate::terms::escape::brief;
+use crate::terms::value::{self, Complaint};
 
 /// A place to listen: `[interface:]port`.
 #[derive(Debug, Clone, PartialEq, Eq)]

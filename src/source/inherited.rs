@@ -15,10 +15,11 @@ use nix::sys::socket::{
 use nix::sys::stat::Mode;
 use nix::unistd::{close, dup2_stdin, dup2_stdout};
 
-use super::{Client, Endpoint, INETD_WAIT_IDLE, Listener, Listeners, Origin, Source};
-use crate::error::Error;
+use super::{Client, INETD_WAIT_IDLE, Listener, Listeners, Origin, Source};
 use crate::sys;
-use crate::value;
+use crate::terms::endpoint::Endpoint;
+use crate::terms::error::Error;
+use crate::terms::value;
 
 /// The first descriptor that a service manager passes (sd_listen_fds(3)).
 const FIRST_PASSED: i32 = 3;

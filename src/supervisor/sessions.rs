@@ -10,11 +10,13 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use crate::gate::{Counted, Sources};
-use crate::log::{Log, escape_word};
-use crate::reason::Reason;
+use crate::log::Log;
 use crate::service::Service;
 use crate::session::{Ended, Journal};
-use crate::source::{Client, Endpoint};
+use crate::source::Client;
+use crate::terms::endpoint::Endpoint;
+use crate::terms::escape::escape_word;
+use crate::terms::reason::Reason;
 
 /// A session that is going on in a child process.
 pub(super) struct Session {

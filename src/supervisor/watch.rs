@@ -16,9 +16,9 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::unistd::Pid;
 
 use super::WATCHED;
-use crate::error::Error;
 use crate::source::Listener;
 use crate::sys;
+use crate::terms::error::Error;
 
 /// How many listeners are told of at once. Those that are left out are told of first the next time.
 const AT_ONCE: usize = 16;

@@ -14,11 +14,11 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 use nix::sys::socket::UnixAddr;
 
-use crate::error::describe;
-use crate::log::{brief, escape_word};
 use crate::lookup::{self, NoAnswer};
-use crate::reason::Reason;
-use crate::value::{self, Complaint};
+use crate::terms::error::describe;
+use crate::terms::escape::{brief, escape_word};
+use crate::terms::reason::Reason;
+use crate::terms::value::{self, Complaint};
 use crate::wait::{self, Woken};
 use race::{Race, connect_unix, interleaved};
 

@@ -25,7 +25,7 @@ impl fmt::Display for Place {
         match self {
             Place::CommandLine => f.write_str("the command line"),
             Place::File { path, line, column } => {
-                let path = crate::log::escape(path.as_os_str().as_encoded_bytes());
+                let path = crate::terms::escape::escape(path.as_os_str().as_encoded_bytes());
                 write!(f, "{path}:{line}:{column}")
             }
         }

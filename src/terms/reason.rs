@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::error::Status;
+use crate::terms::error::Status;
 
 /// Why a session ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

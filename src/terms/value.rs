@@ -7,11 +7,27 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
-use crate::log::brief;
 use crate::nss;
+use crate::terms::escape::brief;
 
 /// What is wrong with a value, and what would be right.
 pub type Complaint = String;
+
+/// What is wrong with a setting.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// The value is none that the setting takes.
+    Bad(Complaint),
+    /// The value is a good one, but this system or this program will not have it. A configuration
+    /// error even on the command line.
+    Refused(Complaint),
+}
+
+impl From<Complaint> for Fault {
+    fn from(complaint: Complaint) -> Fault {
+        Fault::Bad(complaint)
+    }
+}
 
 /// Times above this are taken for mistakes: 100 years, in milliseconds.
 const LONGEST: f64 = 100.0 * 366.0 * 86_400e3;

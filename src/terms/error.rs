@@ -1,12 +1,12 @@
 //! Why the program as a whole cannot go on, and the status it exits with.
 //!
-//! What happens to one session is a [`crate::reason::Reason`] instead.
+//! What happens to one session is a [`crate::terms::reason::Reason`] instead.
 
 use std::fmt;
 
 use nix::errno::Errno;
 
-use crate::place::Place;
+use crate::terms::place::Place;
 
 /// An exit status, after sysexits(3).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

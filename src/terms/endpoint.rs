@@ -1,0 +1,68 @@
+//! The ends of connections, as rules, logs and programs see them.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::os::fd::{AsRawFd, BorrowedFd};
+
+use nix::sys::socket::{SockaddrStorage, getsockname};
+
+/// One end of a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Endpoint {
+    /// An IP address and TCP port. IPv4-mapped IPv6 addresses are held as IPv4.
+    Inet(SocketAddr),
+    /// A unix-domain socket.
+    Unix,
+}
+
+impl Endpoint {
+    /// The endpoint that a socket address stands for; `None` for families we do not serve.
+    pub fn from_address(address: &SockaddrStorage) -> Option<Endpoint> {
+        let inet = |address: SocketAddr| {
+            // rinetd compares the mapped form as text, and so lets denied clients in.
+            Endpoint::Inet(SocketAddr::new(address.ip().to_canonical(), address.port()))
+        };
+        if let Some(v4) = address.as_sockaddr_in() {
+            return Some(inet(SocketAddr::V4((*v4).into())));
+        }
+        if let Some(v6) = address.as_sockaddr_in6() {
+            let v6 = std::net::SocketAddrV6::from(*v6);
+            return Some(match v6.ip().to_ipv4_mapped() {
+                Some(_) => inet(SocketAddr::V6(v6)),
+                None => Endpoint::Inet(SocketAddr::V6(v6)),
+            });
+        }
+        address.as_unix_addr().map(|_| Endpoint::Unix)
+    }
+
+    /// The local endpoint of a socket.
+    pub fn local(socket: BorrowedFd) -> Option<Endpoint> {
+        let address = getsockname::<SockaddrStorage>(socket.as_raw_fd()).ok()?;
+        Endpoint::from_address(&address)
+    }
+
+    /// The TCP port, if it has one.
+    pub fn port(&self) -> Option<u16> {
+        match self {
+            Endpoint::Inet(address) => Some(address.port()),
+            Endpoint::Unix => None,
+        }
+    }
+
+    /// The address without the port, as programs and rules see it; `unix` if it is none.
+    pub fn host(&self) -> String {
+        match self {
+            Endpoint::Inet(address) => address.ip().to_string(),
+            Endpoint::Unix => "unix".to_owned(),
+        }
+    }
+}
+
+impl fmt::Display for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        match self {
+            Endpoint::Inet(address) => write!(f, "{address}"),
+            Endpoint::Unix => f.write_str("unix"),
+        }
+    }
+}
