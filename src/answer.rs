@@ -9,7 +9,7 @@ use crate::explain;
 use crate::log::Log;
 use crate::settings::{self, Explained, Shown};
 use crate::setup::{self, Setup, Unusable};
-use crate::source::Streams;
+use crate::sys::streams::Streams;
 use crate::terms::error::{Error, Status};
 
 /// Gives the answer that a command line asks for; `None` if it asks to serve.

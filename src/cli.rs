@@ -11,8 +11,8 @@ use std::os::unix::ffi::OsStrExt;
 use getopts::{Fail, HasArg, Matches, Occur, Options, ParsingStyle};
 
 use crate::config::Server;
-use crate::program::Program;
 use crate::settings::{Given, SETTINGS, Setting, Takes, Written};
+use crate::sys::program::Program;
 use crate::terms::error::Error;
 use crate::terms::escape::brief;
 use crate::terms::place::Place;

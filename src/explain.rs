@@ -6,11 +6,12 @@ use std::net::{IpAddr, SocketAddr};
 use crate::gate::Verdict;
 use crate::service::{Action, Service, Services};
 use crate::settings::Explained;
+use crate::sys::names::accounts;
+use crate::sys::user::{self, Ids};
 use crate::terms::endpoint::Endpoint;
 use crate::terms::error::Error;
 use crate::terms::escape::brief;
-use crate::terms::value::{self, Complaint};
-use crate::user::{self, Ids};
+use crate::terms::value::Complaint;
 
 impl Explained {
     /// Parses `C` or `C,L`: a client's address (or `unix`), and the local address, port, or both
@@ -60,12 +61,12 @@ fn parse_local(text: &str) -> Result<(Option<IpAddr>, Option<u16>), Complaint> {
         return Ok((Some(address), None));
     }
     match text.rsplit_once(':') {
-        Some(("" | "*", port)) => Ok((None, Some(value::port(port)?))),
+        Some(("" | "*", port)) => Ok((None, Some(accounts::port(port)?))),
         Some((local, port)) => match address(local) {
-            Some(address) => Ok((Some(address), Some(value::port(port)?))),
+            Some(address) => Ok((Some(address), Some(accounts::port(port)?))),
             None => Err(format!("'{}' is not an IP address", brief(local))),
         },
-        None => Ok((None, Some(value::port(text)?))),
+        None => Ok((None, Some(accounts::port(text)?))),
     }
 }
 

@@ -22,20 +22,15 @@
 //! | [`source`] | where connected sockets come from: handed over, or accepted | sockets |
 //! | [`supervisor`] | accept, count, fork, reap, reload, signals | processes; never a client's byte |
 //! | [`session`] | the order of the steps for one connection, and its journal | the rooms right of it |
-//! | [`gate`] | limits, rules (pure), the access control program | [`program`], the state directory |
-//! | [`program`] | what a program is started with, and how it is ended | processes |
-//! | [`user`] | groups → gid → uid, verified | ids |
-//! | [`lookup`] | names and addresses, within a time | [`nss`], in a child |
-//! | [`nss`] | what nsswitch.conf(5) has answered for hosts, services, users and groups | the resolver, getent(1) |
+//! | [`gate`] | limits, rules (pure), the access control program | [`sys::program`], the state directory |
 //! | [`upstream`] | names → addresses → a connected socket (RFC 8305) | sockets |
 //! | [`relay`] | two directions, their buffers, the idle clock | two descriptors |
 //! | [`transcript`] | what `--write` records | a file |
-//! | [`wait`] | the one way in which a session sleeps | poll |
 //! | [`log`], [`access_log`] | sinks, levels, escaping: the only voice | syslog, files, standard streams |
 //! | [`notify`], [`pidfile`] | the server's state, for those who watch it | a socket, a file |
+//! | [`sys`] | the operating system: waiting, ids, programs, streams, names; `sys::raw` alone is unsafe | processes, descriptors, the resolver |
 //! | [`terms`] | nouns and text that all share: endpoint, reason, error, place, value, escaping | nothing |
-//! | `sys` | every `unsafe` line | libc |
-
+//!
 #![deny(unsafe_code)]
 
 pub mod access_log;
@@ -45,11 +40,8 @@ pub mod config;
 pub mod explain;
 pub mod gate;
 pub mod log;
-pub mod lookup;
 pub mod notify;
-pub mod nss;
 pub mod pidfile;
-pub mod program;
 pub mod relay;
 pub mod service;
 pub mod session;
@@ -57,13 +49,10 @@ pub mod settings;
 pub mod setup;
 pub mod source;
 pub mod supervisor;
-#[expect(unsafe_code, reason = "this is where unsafe lives")]
-mod sys;
+pub mod sys;
 pub mod terms;
 pub mod transcript;
 pub mod upstream;
-pub mod user;
-pub mod wait;
 
 use nix::sys::signal::Signal;
 
@@ -71,12 +60,14 @@ use cli::CommandLine;
 use log::Log;
 use service::Service;
 use setup::{Listening, Setup};
-use source::{Client, Source, Streams};
+use source::{Client, Source};
 use supervisor::Again;
 pub use sys::Words;
+use sys::streams::Streams;
+use sys::user::Ids;
+use sys::{user, wait};
 use terms::error::{Error, Status};
 pub use terms::reason;
-use user::Ids;
 
 /// The whole program, from its arguments to its exit. Nothing is torn down: the kernel does that
 /// sooner.

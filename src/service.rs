@@ -13,15 +13,15 @@ use nix::unistd::{Gid, Uid};
 
 use crate::config::{Entry, Server};
 use crate::gate::{AccessProgram, Gate, Limits, Rules};
-use crate::program::{Environment, Program};
 use crate::relay;
 use crate::settings::{Written, default};
 use crate::source::{Bind, Interface};
+use crate::sys::program::{Environment, Program};
+use crate::sys::user::Ids;
 use crate::terms::endpoint::Endpoint;
 use crate::terms::error::Error;
 use crate::terms::place::Place;
 use crate::upstream::Route;
-use crate::user::Ids;
 
 /// How clients are served.
 #[derive(Debug)]

@@ -13,9 +13,9 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Component, Path, PathBuf};
 
-use crate::program::Program;
 use crate::settings::Written;
 use crate::source::Interface;
+use crate::sys::program::Program;
 use crate::terms::place::Place;
 use crate::upstream::Upstream;
 
@@ -120,13 +120,6 @@ impl Files for Disk {
 fn plain(path: &Path) -> PathBuf {
     let steps = path.components();
     steps.filter(|step| *step != Component::CurDir).collect()
-}
-
-/// The words of one line.
-#[cfg(test)]
-pub(crate) fn words_of(line: &str) -> Option<Vec<String>> {
-    let words = words::split(line).ok()?;
-    Some(words.into_iter().map(|word| word.text).collect())
 }
 
 #[cfg(test)]

@@ -6,9 +6,10 @@ use std::rc::Rc;
 
 use super::words::{self, Word};
 use super::{Config, Entry, Files, LONGEST_FILE, Problem, Server};
-use crate::program::Program;
 use crate::settings::{Given, SETTINGS, Scope, Setting, Takes, Written};
 use crate::source::{Bind, Interface};
+use crate::sys::names::accounts;
+use crate::sys::program::Program;
 use crate::terms::error::describe;
 use crate::terms::escape::{brief, escape};
 use crate::terms::place::Place;
@@ -229,7 +230,7 @@ impl<'a> Parser<'a> {
     fn open_port(&mut self, values: &[Word], place: Place) -> Outcome {
         self.close_port();
         let port = only(values, "port", &place)
-            .and_then(|word| value::port(&word.text).map_err(at(&place)));
+            .and_then(|word| accounts::port(&word.text).map_err(at(&place)));
         let (port, outcome) = split(port);
         let bind = port.map(|port| Bind {
             interface: Interface::Any,

@@ -63,6 +63,7 @@ pub(super) fn split(line: &str) -> Result<Vec<Word>, Unclosed> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::terms::value::quote;
 
     fn texts(line: &str) -> Vec<String> {
         split(line)
@@ -96,5 +97,15 @@ mod tests {
         );
         assert_eq!(split("a 'b"), Err(Unclosed { column: 3 }));
         assert_eq!(split("\"\\"), Err(Unclosed { column: 1 }));
+    }
+
+    #[test]
+    fn what_is_quoted_is_read_as_it_was() {
+        for word in [
+            "a", "", "a b", "#", "a#b", "it's", "\"", "\\", "a\nb\tc", "\u{a0}", "é",
+        ] {
+            let read = texts(&quote(word));
+            assert_eq!(read, [word], "{}", quote(word));
+        }
     }
 }

@@ -11,10 +11,10 @@ mod state_dir;
 use std::fmt;
 use std::time::Instant;
 
-use crate::program::Facts;
 use crate::service::Service;
 use crate::session::Journal;
 use crate::source::Client;
+use crate::terms::facts::Facts;
 
 pub use limits::{Counted, Limits, Rate, Source, Sources};
 pub use program::AccessProgram;

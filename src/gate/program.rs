@@ -15,13 +15,13 @@ use nix::sys::socket::{Shutdown, shutdown};
 use nix::unistd::{Pid, pipe2};
 
 use crate::gate::Denied;
-use crate::program::{self, Program};
 use crate::session::Journal;
 use crate::source::Client;
 use crate::sys;
+use crate::sys::program::{self, Program};
+use crate::sys::wait::{self, Woken};
 use crate::terms::error::{Error, describe};
 use crate::terms::escape::escape;
-use crate::wait::{self, Woken};
 
 /// An access control program.
 #[derive(Debug)]

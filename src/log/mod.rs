@@ -23,7 +23,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use crate::access_log::{self, AccessLog, Record};
 use crate::settings::default;
-use crate::source::Streams;
+use crate::sys::streams::Streams;
 use crate::sys::{self, LocalTime};
 use crate::terms::error::{Error, Status};
 use crate::terms::escape::{brief, escape};

@@ -19,9 +19,9 @@ use nix::sys::socket::setsockopt;
 use nix::sys::socket::sockopt::{KeepAlive, OobInline, TcpNoDelay};
 
 use crate::sys;
+use crate::sys::wait::{self, Woken};
 use crate::terms::reason::Reason;
 use crate::transcript::Transcript;
-use crate::wait::{self, Woken};
 
 pub use machine::Side;
 use machine::{End, Machine, Ready};

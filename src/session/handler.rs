@@ -13,13 +13,14 @@ use nix::unistd::Pid;
 
 use super::{Ended, Journal};
 use crate::gate::Admitted;
-use crate::program::{self, Facts, Program};
 use crate::service::Service;
 use crate::source::{Client, Origin};
 use crate::sys;
+use crate::sys::program::{self, Program};
+use crate::sys::wait::{self, Woken};
 use crate::terms::error::Error;
+use crate::terms::facts::Facts;
 use crate::terms::reason::Reason;
-use crate::wait::{self, Woken};
 
 /// Between SIGTERM and SIGKILL for a handler whose time is over.
 const GRACE: Duration = Duration::from_secs(3);

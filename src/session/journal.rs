@@ -9,11 +9,11 @@ use crate::access_log::Record;
 use crate::gate::RefusedBy;
 use crate::log::{Level, Log};
 use crate::source::Client;
+use crate::sys::user::Ids;
 use crate::terms::endpoint::Endpoint;
 use crate::terms::error::Status;
 use crate::terms::escape::escape_word;
 use crate::terms::reason::Reason;
-use crate::user::Ids;
 
 /// The lines of one session.
 pub struct Journal<'a> {
@@ -74,7 +74,13 @@ impl<'a> Journal<'a> {
     /// Begins the journal of a client's session, which begins now.
     pub fn begin(client: &Client, log: &'a Log) -> Journal<'a> {
         let now = Instant::now();
-        Journal::resumed(client.session(), client.address, client.local, now, log)
+        Journal::resumed(
+            client.facts().session,
+            client.address,
+            client.local,
+            now,
+            log,
+        )
     }
 
     /// The journal of a session that began earlier, in another process.

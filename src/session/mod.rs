@@ -13,20 +13,20 @@ use nix::sys::socket::{Shutdown, shutdown};
 
 use crate::gate::{Admitted, Denied, StateDir};
 use crate::log::Log;
-use crate::lookup;
-use crate::program::Facts;
 use crate::relay::{self, Outcome};
 use crate::service::{Action, Forward, Service};
 use crate::source::{Client, Origin};
 use crate::sys;
+use crate::sys::names::lookup;
+use crate::sys::user;
+use crate::sys::wait;
 use crate::terms::endpoint::Endpoint;
 use crate::terms::error::{Error, Status};
 use crate::terms::escape::escape_word;
+use crate::terms::facts::Facts;
 use crate::terms::reason::Reason;
 use crate::transcript::Transcript;
 use crate::upstream::News;
-use crate::user;
-use crate::wait;
 
 pub use journal::{Ended, Journal, close_unserved, note_gone};
 
@@ -66,7 +66,10 @@ pub fn serve(client: Client, service: &Service, state_dir: Option<&Path>, log: &
         }
         Endpoint::Inet(_) | Endpoint::Unix => None,
     };
-    let facts = Facts::about(passed.client(), name.clone());
+    let facts = Facts {
+        name: name.clone(),
+        ..passed.client().facts()
+    };
     journal.open(name, ids);
     if service.starts_a_program() {
         journal.catch_up();

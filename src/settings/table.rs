@@ -10,8 +10,8 @@ use crate::gate::{Rate, Rule};
 use crate::log;
 use crate::source::Bind;
 use crate::supervisor::Overflow;
+use crate::sys::names::accounts;
 use crate::terms::value::{self, quote, quote_command};
-use crate::user;
 
 /// What every setting begins with.
 const SETTING: Setting = Setting {
@@ -78,7 +78,7 @@ pub const SETTINGS: &[Setting] = &[
         takes: Takes::Value("G"),
         help: "serve as this group when started as root (default 65534)",
         write: |written, given| {
-            written.group = Some(user::find_group(given.text)?);
+            written.group = Some(accounts::find_group(given.text)?);
             Ok(())
         },
         show: |written| one(written.group.unwrap_or(default::GROUP)),
@@ -165,7 +165,7 @@ pub const SETTINGS: &[Setting] = &[
         takes: Takes::Value("U"),
         help: "serve as this user when started as root (default 65535)",
         write: |written, given| {
-            written.user = Some(user::find_user(given.text)?);
+            written.user = Some(accounts::find_user(given.text)?);
             Ok(())
         },
         show: |written| one(written.user.unwrap_or(default::USER)),

@@ -16,11 +16,12 @@ use nix::sys::socket::{
 
 use super::Listener;
 use crate::log::Log;
-use crate::nss;
+use crate::sys::names::accounts;
+use crate::sys::names::nss;
 use crate::terms::endpoint::Endpoint;
 use crate::terms::error::{Error, Status, describe};
 use crate::terms::escape::brief;
-use crate::terms::value::{self, Complaint};
+use crate::terms::value::Complaint;
 
 /// A place to listen: `[interface:]port`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -58,7 +59,7 @@ impl Bind {
         };
         Ok(Bind {
             interface,
-            port: value::port_or_any(port)?,
+            port: accounts::port_or_any(port)?,
         })
     }
 }

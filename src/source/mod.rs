@@ -15,12 +15,13 @@ use nix::errno::Errno;
 use crate::log::Log;
 use crate::setup::Listening;
 use crate::sys;
+use crate::sys::streams::Streams;
 use crate::terms::endpoint::Endpoint;
 use crate::terms::error::Error;
+use crate::terms::facts::Facts;
 
 use bound::Planned;
 pub use bound::{Bind, Interface, something_to_listen_for};
-pub use inherited::Streams;
 
 /// What there is to serve.
 pub enum Source {
@@ -126,9 +127,7 @@ pub enum Origin {
 }
 
 impl Origin {
-    /// The session's number in the log and for programs: the serial number, or the process id
-    /// where the process serves nobody else.
-    pub fn session(self) -> u64 {
+    fn session(self) -> u64 {
         match self {
             Origin::Inherited { .. } => u64::from(process::id()),
             Origin::Accepted { serial } => serial,
@@ -155,8 +154,13 @@ impl Client {
         })
     }
 
-    /// The session's number.
-    pub fn session(&self) -> u64 {
-        self.origin.session()
+    /// What is known of it, before its name was asked for.
+    pub fn facts(&self) -> Facts {
+        Facts {
+            session: self.origin.session(),
+            client: self.address,
+            local: self.local,
+            name: None,
+        }
     }
 }

@@ -22,9 +22,9 @@ use crate::session::{self, Ended, Journal};
 use crate::setup::{ServerSettings, Setup};
 use crate::source::{self, Client, Listener, Listeners};
 use crate::sys;
+use crate::sys::wait;
 use crate::terms::error::{Error, Status, describe};
 use crate::terms::reason::Reason;
-use crate::wait;
 use sessions::{Session, Sessions};
 use watch::{Wanted, Watch};
 

@@ -31,7 +31,7 @@ pub(super) struct Session {
 impl Session {
     pub(super) fn new(client: &Client, service: &Rc<Service>, counted: Option<Counted>) -> Session {
         Session {
-            serial: client.session(),
+            serial: client.facts().session,
             client: client.address,
             local: client.local,
             service: Rc::clone(service),

@@ -4,6 +4,7 @@
 pub mod endpoint;
 pub mod error;
 pub mod escape;
+pub mod facts;
 pub mod place;
 pub mod reason;
 pub mod value;

@@ -7,7 +7,6 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
-use crate::nss;
 use crate::terms::escape::brief;
 
 /// What is wrong with a value, and what would be right.
@@ -102,29 +101,6 @@ pub fn size(text: &str, smallest: usize, largest: usize) -> Result<usize, Compla
                 brief(text)
             )
         })
-}
-
-/// A TCP port to connect to: 1 to 65535, or a name from services(5).
-pub fn port(text: &str) -> Result<u16, Complaint> {
-    match port_or_any(text)? {
-        0 => Err("port 0 is out of range: write 1 to 65535".to_owned()),
-        port => Ok(port),
-    }
-}
-
-/// A TCP port to listen on: as [`port`], or 0 for one that the kernel chooses.
-pub fn port_or_any(text: &str) -> Result<u16, Complaint> {
-    if !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit()) {
-        return text
-            .parse()
-            .map_err(|_| format!("port {} is out of range: write 1 to 65535", brief(text)));
-    }
-    nss::port(text).ok_or_else(|| {
-        format!(
-            "'{}' is not a port: write 1 to 65535, or a name from services(5)",
-            brief(text)
-        )
-    })
 }
 
 /// A command: words as a shell splits them. No shell is run. Never empty.
@@ -239,30 +215,6 @@ pub fn log_name(text: &str) -> Result<String, Complaint> {
     ))
 }
 
-/// The number of a user or group, 0 to 4294967294; `None` if the text is a name instead.
-pub fn account(text: &str) -> Result<Option<u32>, Complaint> {
-    let digits = text.strip_prefix('-').unwrap_or(text);
-    if text.is_empty() {
-        return Err("is empty: write a name or a number".to_owned());
-    }
-    if digits.is_empty() || !digits.bytes().all(|b| b.is_ascii_digit()) {
-        return Ok(None);
-    }
-    match text.parse::<u32>() {
-        Ok(u32::MAX) | Err(_) => Err(match text {
-            // The original's default of -1 and -2, when ids had 16 bits.
-            "-1" => "-1 is not accepted: write 65535".to_owned(),
-            "-2" => "-2 is not accepted: write 65534".to_owned(),
-            _ => format!(
-                "{} is out of range: write at most {}",
-                brief(text),
-                u32::MAX - 1
-            ),
-        }),
-        Ok(number) => Ok(Some(number)),
-    }
-}
-
 /// The nearest of `known` to a word that was meant to be one of them, if one is near.
 pub fn nearest<'a>(word: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
     known
@@ -362,24 +314,6 @@ mod tests {
     }
 
     #[test]
-    fn ports_are_numbers_or_names_of_services() {
-        assert_eq!(port("25"), Ok(25));
-        assert_eq!(port("0025"), Ok(25));
-        assert_eq!(port_or_any("0"), Ok(0));
-        for text in [
-            "",
-            "0",
-            "65536",
-            "-1",
-            "+1",
-            "no-such-service",
-            "99999999999999999999",
-        ] {
-            assert!(port(text).is_err(), "{text}");
-        }
-    }
-
-    #[test]
     fn words_are_split_as_a_shell_splits_them() {
         assert_eq!(
             words("/bin/a 'b c' \"d\" e\\ f").unwrap(),
@@ -387,26 +321,6 @@ mod tests {
         );
         for text in ["", "   ", "''", "'a", "\"a"] {
             assert!(words(text).is_err(), "{text}");
-        }
-    }
-
-    #[test]
-    fn what_is_quoted_is_read_as_it_was() {
-        for word in [
-            "a", "", "a b", "#", "a#b", "it's", "\"", "\\", "a\nb\tc", "\u{a0}", "é",
-        ] {
-            let read = crate::config::words_of(&quote(word)).unwrap();
-            assert_eq!(read, [word], "{}", quote(word));
-        }
-    }
-
-    #[test]
-    fn accounts_are_numbers_or_names() {
-        assert_eq!(account("65535"), Ok(Some(65_535)));
-        assert_eq!(account("nobody"), Ok(None));
-        assert!(account("-1").unwrap_err().contains("write 65535"));
-        for text in ["", "-7", "4294967295", "99999999999"] {
-            assert!(account(text).is_err(), "{text}");
         }
     }
 

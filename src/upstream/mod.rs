@@ -14,12 +14,13 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 use nix::sys::socket::UnixAddr;
 
-use crate::lookup::{self, NoAnswer};
+use crate::sys::names::accounts;
+use crate::sys::names::lookup::{self, NoAnswer};
+use crate::sys::wait::{self, Woken};
 use crate::terms::error::describe;
 use crate::terms::escape::{brief, escape_word};
 use crate::terms::reason::Reason;
-use crate::terms::value::{self, Complaint};
-use crate::wait::{self, Woken};
+use crate::terms::value::Complaint;
 use race::{Race, connect_unix, interleaved};
 
 /// Before upstreams that refuse are tried again, where that was asked for.
@@ -86,7 +87,7 @@ impl Upstream {
         }
         Ok(Upstream::Host {
             host: host.to_owned(),
-            port: port.map(value::port).transpose()?,
+            port: port.map(accounts::port).transpose()?,
         })
     }
 

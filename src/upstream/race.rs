@@ -19,7 +19,7 @@ use nix::sys::socket::{
 use super::{Failed, client_reset, late, terminated};
 use crate::relay;
 use crate::sys;
-use crate::wait::{self, Woken};
+use crate::sys::wait::{self, Woken};
 
 /// Between one attempt and the next: the "Connection Attempt Delay" of RFC 8305 §8.
 const ATTEMPT_DELAY: Duration = Duration::from_millis(250);

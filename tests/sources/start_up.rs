@@ -19,7 +19,7 @@ use crate::harness::{
     under_inetd,
 };
 use tcpproxy::log::report_panics;
-use tcpproxy::source::Streams;
+use tcpproxy::sys::streams::Streams;
 
 /// Command lines that fail, or that show something instead of serving, and the exit status.
 fn failures() -> Vec<(Vec<String>, i32)> {

@@ -17,9 +17,9 @@ use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::waitpid;
 use nix::unistd::{Pid, pipe2};
 
-use crate::nss::{self, Question};
 use crate::sys;
-use crate::wait::{self, Woken};
+use crate::sys::names::nss::{self, Question};
+use crate::sys::wait::{self, Woken};
 
 /// How long a client's name may be looked for before a program starts without it.
 const NAME_TIMEOUT: Duration = Duration::from_secs(2);

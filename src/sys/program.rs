@@ -13,11 +13,11 @@ use nix::poll::{PollFd, PollFlags};
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 
-use crate::source::{Client, Origin};
 use crate::sys;
+use crate::sys::wait;
 use crate::terms::endpoint::Endpoint;
 use crate::terms::escape::escape;
-use crate::wait;
+use crate::terms::facts::Facts;
 
 /// A program and its arguments.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -81,7 +81,7 @@ impl Program {
         for name in NOT_FOR_PROGRAMS {
             command.env_remove(name);
         }
-        for (name, value) in facts.by_name() {
+        for (name, value) in variables(facts) {
             command.env(format!("{}{name}", environment.prefix), value);
         }
         command.env(format!("{}SERVER", environment.prefix), server);
@@ -111,39 +111,19 @@ pub struct Environment {
     pub clear: bool,
 }
 
-/// What programs are told of a connection.
-pub struct Facts {
-    client: Endpoint,
-    local: Endpoint,
-    name: Option<String>,
-    origin: Origin,
-}
-
-impl Facts {
-    /// The facts about a client; `name` is its confirmed name, if it has one.
-    pub fn about(client: &Client, name: Option<String>) -> Facts {
-        Facts {
-            client: client.address,
-            local: client.local,
-            name,
-            origin: client.origin,
-        }
-    }
-
-    /// By the names of the variables without their prefix.
-    fn by_name(&self) -> [(&'static str, String); 6] {
-        let port = |endpoint: Endpoint| endpoint.port().unwrap_or(0).to_string();
-        let address = self.client.host();
-        let name = self.name.as_ref().unwrap_or(&address).clone();
-        [
-            ("PORT", port(self.local)),
-            ("INTERFACE", self.local.host()),
-            ("CLIENT", address),
-            ("CLIENTNAME", name),
-            ("CLIENTPORT", port(self.client)),
-            ("SESSION", self.origin.session().to_string()),
-        ]
-    }
+/// What programs are told of a session, by the names of the variables without their prefix.
+fn variables(facts: &Facts) -> [(&'static str, String); 6] {
+    let port = |endpoint: Endpoint| endpoint.port().unwrap_or(0).to_string();
+    let address = facts.client.host();
+    let name = facts.name.as_ref().unwrap_or(&address).clone();
+    [
+        ("PORT", port(facts.local)),
+        ("INTERFACE", facts.local.host()),
+        ("CLIENT", address),
+        ("CLIENTNAME", name),
+        ("CLIENTPORT", port(facts.client)),
+        ("SESSION", facts.session.to_string()),
+    ]
 }
 
 /// Ends a program and the process group that it leads: with SIGTERM, and with SIGKILL what is left

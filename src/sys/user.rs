@@ -7,12 +7,8 @@ use nix::unistd::{
     Gid, Uid, getegid, geteuid, getresgid, getresuid, setgroups, setresgid, setresuid, setuid,
 };
 
-use crate::nss;
 use crate::sys;
 use crate::terms::error::{Error, Status, describe};
-use crate::terms::escape::brief;
-use crate::terms::value;
-use crate::terms::value::Fault;
 
 /// A user and a group.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,34 +33,6 @@ impl Ids {
             gid: getegid(),
         }
     }
-}
-
-/// The user of this name or number. Unknown users and root are refused.
-pub fn find_user(text: &str) -> Result<Uid, Fault> {
-    let uid = match value::account(text)? {
-        Some(number) => number,
-        None => nss::user(text).ok_or_else(|| unknown("user", text))?,
-    };
-    let uid = Uid::from_raw(uid);
-    if uid.is_root() {
-        return Err(Fault::Refused(
-            "tcpproxy never serves as root: write another user than uid 0".to_owned(),
-        ));
-    }
-    Ok(uid)
-}
-
-/// The group of this name or number. Unknown groups are refused.
-pub fn find_group(text: &str) -> Result<Gid, Fault> {
-    let gid = match value::account(text)? {
-        Some(number) => number,
-        None => nss::group(text).ok_or_else(|| unknown("group", text))?,
-    };
-    Ok(Gid::from_raw(gid))
-}
-
-fn unknown(what: &str, name: &str) -> Fault {
-    Fault::Refused(format!("there is no {what} '{}'", brief(name)))
 }
 
 /// Whether any of the process's user ids is root's, so that it could serve, or come back, as root.

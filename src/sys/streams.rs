@@ -1,0 +1,84 @@
+//! The standard streams, of which any may be a client's socket.
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, IntoRawFd, OwnedFd, RawFd};
+
+use nix::fcntl::{OFlag, open};
+use nix::sys::socket::{AddressFamily, SockaddrLike, SockaddrStorage, getsockname};
+use nix::sys::stat::Mode;
+use nix::unistd::close;
+
+use crate::sys;
+use crate::terms::error::Error;
+
+/// The first descriptor that a service manager passes (sd_listen_fds(3)).
+pub(crate) const FIRST_PASSED: i32 = 3;
+
+/// Which standard streams are a client's socket. inetd and xinetd put it on 0, 1 and 2, and
+/// nothing but data may ever reach it.
+#[derive(Debug, Clone, Copy)]
+pub struct Streams {
+    /// Standard error was, when the process started.
+    pub stderr_is_client: bool,
+}
+
+impl Streams {
+    /// Looks at the standard streams. Where standard error is a client's socket, puts /dev/null
+    /// in its place, so that not even a dying runtime can write there; and in the place of those
+    /// that are not open, so that no other file takes it.
+    pub fn shielded() -> Result<Streams, Error> {
+        let stderr_is_client = may_be_client(io::stderr().as_fd());
+        if stderr_is_client {
+            close(STDERR).map_err(|errno| Error::system("close", errno))?;
+        }
+        if stderr_is_client || !sys::are_open([STDIN, STDOUT, STDERR]) {
+            fill_standard_streams()?;
+        }
+        Ok(Streams { stderr_is_client })
+    }
+
+    /// Whether standard output is.
+    pub fn stdout_is_client(self) -> bool {
+        may_be_client(io::stdout().as_fd())
+    }
+}
+
+const STDIN: RawFd = 0;
+const STDOUT: RawFd = 1;
+const STDERR: RawFd = 2;
+
+/// Puts /dev/null in the place of those that are not open. A new descriptor is always the lowest
+/// number that is free.
+fn fill_standard_streams() -> Result<(), Error> {
+    loop {
+        let device = null_device()?;
+        let number = device.as_raw_fd();
+        if number <= STDERR {
+            // It stays.
+            let _ = device.into_raw_fd();
+        }
+        if number >= STDERR {
+            return Ok(());
+        }
+    }
+}
+
+/// It stays open in programs that replace this one.
+pub(crate) fn null_device() -> Result<OwnedFd, Error> {
+    let device = open("/dev/null", OFlag::O_RDWR, Mode::empty());
+    device.map_err(|errno| Error::system("/dev/null", errno))
+}
+
+/// Whether a standard stream leads to a client: an Internet socket always does; a unix-domain
+/// one may be the journal's, and is the client's if it is the one that was handed over.
+fn may_be_client(stream: BorrowedFd) -> bool {
+    let Ok(local) = getsockname::<SockaddrStorage>(stream.as_raw_fd()) else {
+        return false;
+    };
+    match local.family() {
+        Some(AddressFamily::Inet | AddressFamily::Inet6) => true,
+        _ => [0, FIRST_PASSED]
+            .into_iter()
+            .any(|handed_over| sys::are_same_file(stream.as_raw_fd(), handed_over)),
+    }
+}
