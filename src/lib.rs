@@ -26,14 +26,13 @@
 //! | [`upstream`] | names → addresses → a connected socket (RFC 8305) | sockets |
 //! | [`relay`] | two directions, their buffers, the idle clock | two descriptors |
 //! | [`transcript`] | what `--write` records | a file |
-//! | [`log`], [`access_log`] | sinks, levels, escaping: the only voice | syslog, files, standard streams |
+//! | [`log`] | journals, sinks, levels: the only voice | syslog, files, standard streams |
 //! | [`notify`], [`pidfile`] | the server's state, for those who watch it | a socket, a file |
 //! | [`sys`] | the operating system: waiting, ids, programs, streams, names; `sys::raw` alone is unsafe | processes, descriptors, the resolver |
 //! | [`terms`] | nouns and text that all share: endpoint, reason, error, place, value, escaping | nothing |
 //!
 #![deny(unsafe_code)]
 
-pub mod access_log;
 pub mod answer;
 pub mod cli;
 pub mod config;
@@ -114,7 +113,7 @@ fn run(line: &CommandLine, streams: Streams, log: &mut Log) -> Result<Status, Er
     };
     match source::find(server.listening, &server.binds, prepare, streams, log)? {
         Source::Connection(client) => serve_one(client, &setup, log),
-        Source::Gone => Ok(session::note_gone(log)),
+        Source::Gone => Ok(log::note_gone(log)),
         Source::Listeners(listeners) => {
             let again = Again {
                 setup: &|| Ok(Setup::new(line)?),
@@ -141,7 +140,7 @@ fn serve_one(client: Client, setup: &Setup, log: &Log) -> Result<Status, Error> 
     let deaf_to = [Signal::SIGHUP, Signal::SIGQUIT, Signal::SIGUSR1];
     sys::watch_signals(&wait::ENDING, &deaf_to).map_err(|errno| Error::system("signals", errno))?;
     let Some(service) = setup.services.find(&client.local)? else {
-        session::close_unserved(&client, log);
+        session::note_unserved(&client, log);
         let line = format!("no service is configured for {}", client.local);
         return Err(Error::config(line));
     };

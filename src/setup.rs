@@ -5,7 +5,6 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::Duration;
 
-use crate::access_log;
 use crate::cli::CommandLine;
 use crate::config::{self, Config, Disk, Problem};
 use crate::log;
@@ -33,7 +32,7 @@ pub struct ServerSettings {
     /// Where to listen.
     pub binds: Vec<Bind>,
     /// What was written about the log.
-    pub log: log::Settings,
+    pub log: log::Plan,
     /// The pid file, if there is to be one.
     pub pidfile: Option<PathBuf>,
     /// When the server is to end itself.
@@ -143,11 +142,11 @@ impl ServerSettings {
             from_file,
             listening,
             binds,
-            log: log::Settings {
+            log: log::Plan {
                 name: effective.log_name,
                 level: effective.log_level.unwrap_or_default(),
                 targets: effective.log_targets,
-                access_log: effective.access_log.map(|path| access_log::Settings {
+                access_log: effective.access_log.map(|path| log::AccessLogPlan {
                     path,
                     format: effective.access_log_format.unwrap_or_default(),
                 }),

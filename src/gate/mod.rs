@@ -11,10 +11,9 @@ mod state_dir;
 use std::fmt;
 use std::time::Instant;
 
+use crate::log::Journal;
 use crate::service::Service;
-use crate::session::Journal;
 use crate::source::Client;
-use crate::terms::facts::Facts;
 
 pub use limits::{Counted, Limits, Rate, Source, Sources};
 pub use program::AccessProgram;
@@ -107,13 +106,14 @@ impl Gate {
         &self,
         Passed { client }: Passed,
         service: &Service,
-        facts: &Facts,
         ends_at: Option<Instant>,
         journal: &Journal,
     ) -> Result<Admitted, Denied> {
         if let Some(access) = &self.program {
             let server = service.server_line(client.local.port());
-            let command = access.program.command(&service.environment, facts, server);
+            let command = access
+                .program
+                .command(&service.environment, journal.facts(), server);
             if let Err(denied) = access.ask(&client, command, ends_at, journal) {
                 program::dismiss(&client);
                 return Err(denied);

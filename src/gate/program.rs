@@ -15,7 +15,7 @@ use nix::sys::socket::{Shutdown, shutdown};
 use nix::unistd::{Pid, pipe2};
 
 use crate::gate::Denied;
-use crate::session::Journal;
+use crate::log::Journal;
 use crate::source::Client;
 use crate::sys;
 use crate::sys::program::{self, Program};

@@ -4,106 +4,42 @@
 //! stream that is a client's socket. The connection to syslog is made when there is something to
 //! say. What comes from outside must pass [`escape()`] on its way into a line.
 
+mod access_log;
+mod journal;
+mod level;
+mod record;
+mod sink;
 mod syslog;
+mod time;
 
 use std::borrow::Cow;
-use std::cell::RefCell;
-use std::fmt::{self, Display};
-use std::fs::{File, OpenOptions};
+use std::fmt::Display;
+use std::fs::File;
 use std::io::{self, IsTerminal, Write};
 use std::os::fd::AsFd;
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::{Path, PathBuf};
 use std::process;
 use std::rc::Rc;
-use std::time::SystemTime;
 
-use self::syslog::Syslog;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-
-use crate::access_log::{self, AccessLog, Record};
-use crate::settings::default;
 use crate::sys::streams::Streams;
-use crate::sys::{self, LocalTime};
 use crate::terms::error::{Error, Status};
-use crate::terms::escape::{brief, escape};
-use crate::terms::value::{self, Complaint};
+use crate::terms::escape::escape;
 
-/// How grave a line is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
-pub enum Level {
-    /// Something failed that should not.
-    Error,
-    /// Something is not as it was asked for, but service goes on.
-    Warning,
-    /// Worth knowing: the server's own life, and clients turned away.
-    Notice,
-    /// Sessions that open and close.
-    #[default]
-    Info,
-    /// Steps in between.
-    Debug,
-}
+use access_log::AccessLog;
+pub use access_log::Plan as AccessLogPlan;
+pub use journal::{Ended, Journal, note_gone};
+pub use level::Level;
+pub use record::Format;
+use record::Record;
+pub use sink::Target;
+use sink::{Sink, open_file};
+pub use time::timestamp;
 
-impl Level {
-    /// The levels by name, gravest first.
-    pub const WORDS: &[(&str, Level)] = &[
-        ("error", Level::Error),
-        ("warning", Level::Warning),
-        ("notice", Level::Notice),
-        ("info", Level::Info),
-        ("debug", Level::Debug),
-    ];
-}
+/// The name under which lines are logged unless another is asked for.
+pub const DEFAULT_NAME: &str = "tcpproxy";
 
-/// Where lines are to go.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Target {
-    /// syslog(3), facility daemon.
-    Syslog,
-    /// Standard error.
-    Stderr,
-    /// Standard output.
-    Stdout,
-    /// A file, appended to.
-    File(PathBuf),
-}
-
-impl Target {
-    /// Parses `syslog`, `stderr`, `stdout` or `file:PATH`.
-    pub fn parse(text: &str) -> Result<Target, Complaint> {
-        match text.strip_prefix("file:") {
-            Some("") => Err("'file:' needs a path, as in file:/var/log/tcpproxy.log".to_owned()),
-            Some(path) => value::path(path).map(Target::File),
-            None => match text {
-                "syslog" => Ok(Target::Syslog),
-                "stderr" => Ok(Target::Stderr),
-                "stdout" => Ok(Target::Stdout),
-                _ => Err(format!(
-                    "'{}' is unknown{}: write syslog, stderr, stdout or file:PATH",
-                    brief(text),
-                    value::did_you_mean(text, &["syslog", "stderr", "stdout"])
-                )),
-            },
-        }
-    }
-}
-
-impl fmt::Display for Target {
-    /// As [`Target::parse`] reads it.
-    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        match self {
-            Target::Syslog => f.write_str("syslog"),
-            Target::Stderr => f.write_str("stderr"),
-            Target::Stdout => f.write_str("stdout"),
-            Target::File(path) => write!(f, "file:{}", path.display()),
-        }
-    }
-}
-
-/// What was written about the log.
+/// What the log is to be.
 #[derive(Debug, Default)]
-pub struct Settings {
+pub struct Plan {
     /// The name under which lines are logged.
     pub name: Option<String>,
     /// The least grave level that is logged.
@@ -111,7 +47,7 @@ pub struct Settings {
     /// Where lines go; empty for the default.
     pub targets: Vec<Target>,
     /// Where a line per ended session goes as well.
-    pub access_log: Option<access_log::Settings>,
+    pub access_log: Option<AccessLogPlan>,
 }
 
 /// The log: lines in, to every sink.
@@ -125,22 +61,13 @@ pub struct Log {
     stderr: bool,
 }
 
-enum Sink {
-    Syslog(RefCell<Syslog>),
-    Stderr,
-    /// A duplicate of our own: descriptor 1 becomes a handler's, and so a client's, even where the
-    /// handler then cannot be started.
-    Stdout(File),
-    File(File),
-}
-
 impl Log {
     /// A log for what goes wrong before the settings are known: it has nothing but
     /// [`Log::fatal`] to say, on standard error, or to syslog where that is the client.
     pub fn at_start(streams: Streams) -> Log {
         let stderr = !streams.stderr_is_client;
         Log {
-            name: Rc::from(default::LOG_NAME),
+            name: Rc::from(DEFAULT_NAME),
             level: Level::Error,
             sinks: match stderr {
                 true => Rc::new([]),
@@ -153,13 +80,13 @@ impl Log {
 
     /// A log as the settings want it. Without targets: syslog, and standard error too where a
     /// server of our own runs on a terminal. Files are opened at once, with the ids of now.
-    pub fn open(settings: &Settings, standalone: bool, streams: Streams) -> Result<Log, Error> {
-        let Settings {
+    pub fn open(plan: &Plan, standalone: bool, streams: Streams) -> Result<Log, Error> {
+        let Plan {
             name,
             level,
             targets,
             access_log,
-        } = settings;
+        } = plan;
         let stderr = !streams.stderr_is_client;
         let mut sinks = Vec::new();
         for target in targets {
@@ -185,11 +112,11 @@ impl Log {
             }
         }
         Ok(Log {
-            name: Rc::from(name.as_deref().unwrap_or(default::LOG_NAME)),
+            name: Rc::from(name.as_deref().unwrap_or(DEFAULT_NAME)),
             level: *level,
             sinks: sinks.into(),
             access_log: match access_log {
-                Some(settings) => Some(Rc::new(AccessLog::open(settings)?)),
+                Some(plan) => Some(Rc::new(AccessLog::open(plan)?)),
                 None => None,
             },
             stderr,
@@ -208,7 +135,7 @@ impl Log {
     }
 
     /// Notes the end of a session, here and in the access log.
-    pub fn session_ended(&self, level: Level, record: &Record) {
+    fn session_ended(&self, level: Level, record: &Record) {
         self.line(level, record);
         if let Some(access_log) = &self.access_log {
             let tag = format!("{}[{}]", self.name, process::id());
@@ -223,7 +150,7 @@ impl Log {
         let text = printable(error);
         if self.stderr {
             // Nobody is left to tell if this fails.
-            let _ = io::stderr().write_all(format!("{}: {text}\n", default::LOG_NAME).as_bytes());
+            let _ = io::stderr().write_all(format!("{}: {text}\n", DEFAULT_NAME).as_bytes());
         }
         for sink in self.sinks.iter() {
             let written = match sink {
@@ -287,104 +214,6 @@ fn printable(what: impl Display) -> String {
     }
 }
 
-/// Writes a line to a stream that others share, and whose flags are not ours to change. One that
-/// nobody reads loses it: nothing waits for a log.
-fn write_if_ready<S: Write + AsFd>(stream: &mut S, line: &str) -> io::Result<()> {
-    let mut set = [PollFd::new(stream.as_fd(), PollFlags::POLLOUT)];
-    match poll(&mut set, PollTimeout::ZERO)? {
-        0 => Err(io::ErrorKind::WouldBlock.into()),
-        _ => stream.write_all(line.as_bytes()),
-    }
-}
-
-/// Opens a file to append lines to, or creates it: readable by its owner and group. A FIFO is not
-/// waited for.
-pub(crate) fn open_file(path: &Path) -> io::Result<File> {
-    OpenOptions::new()
-        .append(true)
-        .create(true)
-        .mode(0o640)
-        .custom_flags(libc::O_NONBLOCK)
-        .open(path)
-}
-
-impl Sink {
-    fn syslog(fall_back: bool) -> Sink {
-        Sink::Syslog(RefCell::new(Syslog::new(fall_back)))
-    }
-
-    /// Whether a line would be read by anybody, as far as can be known.
-    fn is_heard(&self) -> bool {
-        match self {
-            Sink::Syslog(syslog) => syslog.borrow_mut().is_heard(),
-            Sink::Stderr | Sink::Stdout(_) | Sink::File(_) => true,
-        }
-    }
-
-    /// Writes one line with one write, so that lines of several processes do not mix.
-    fn write(&self, level: Level, name: &str, text: &str) -> io::Result<()> {
-        let tagged = || format!("{name}[{}]: {text}\n", process::id());
-        match self {
-            Sink::Syslog(syslog) => {
-                let mut syslog = syslog.borrow_mut();
-                syslog.write(level, name, text)?;
-                match syslog.falls_back() {
-                    true => Sink::Stderr.write(level, name, text),
-                    false => Ok(()),
-                }
-            }
-            Sink::Stderr => write_if_ready(&mut io::stderr(), &tagged()),
-            Sink::Stdout(stream) => {
-                let mut stream = stream;
-                write_if_ready(&mut stream, &tagged())
-            }
-            Sink::File(file) => {
-                let mut file = file;
-                let time = timestamp(SystemTime::now(), 3);
-                file.write_all(format!("{time} {}", tagged()).as_bytes())
-            }
-        }
-    }
-}
-
-/// A moment as RFC 3339 has it, in local time with its offset, and so many digits (at most 6)
-/// after the second's point.
-pub fn timestamp(moment: SystemTime, digits: usize) -> impl Display {
-    Timestamp {
-        time: sys::local_time(moment),
-        digits,
-    }
-}
-
-struct Timestamp {
-    time: LocalTime,
-    digits: usize,
-}
-
-impl Display for Timestamp {
-    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        let LocalTime {
-            year,
-            month,
-            day,
-            hour,
-            minute,
-            second,
-            microsecond,
-            offset,
-        } = self.time;
-        let digits = self.digits;
-        let fraction = (digits..6).fold(microsecond, |fraction, _| fraction / 10);
-        let sign = if offset < 0 { '-' } else { '+' };
-        let (hours, minutes) = (offset.abs() / 60, offset.abs() % 60);
-        write!(
-            f,
-            "{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.\
-             {fraction:0digits$}{sign}{hours:02}:{minutes:02}"
-        )
-    }
-}
-
 /// Has a panic logged like everything else, instead of written to standard error, which may be
 /// a client's socket. The process then dies as the build profile says (release: SIGABRT).
 pub fn report_panics(streams: Streams) {
@@ -404,34 +233,4 @@ pub fn report_panics(streams: Streams) {
             format!("internal error at {place}: {message}"),
         ));
     }));
-}
-
-#[cfg(test)]
-mod tests {
-    use std::time::Duration;
-
-    use super::*;
-
-    #[test]
-    fn timestamps_are_rfc_3339() {
-        let moment = SystemTime::UNIX_EPOCH + Duration::from_micros(7_890);
-        let stamp = timestamp(moment, 3).to_string();
-        assert_eq!(
-            stamp.len(),
-            "1970-01-01T00:00:00.000+00:00".len(),
-            "{stamp}"
-        );
-        assert_eq!(&stamp[10..11], "T");
-        assert_eq!(&stamp[19..23], ".007");
-        assert_eq!(&timestamp(moment, 6).to_string()[19..26], ".007890");
-    }
-
-    #[test]
-    fn targets_are_a_closed_set() {
-        assert_eq!(Target::parse("syslog"), Ok(Target::Syslog));
-        assert_eq!(Target::parse("file:/a b"), Ok(Target::File("/a b".into())));
-        for text in ["", "file:", "File:/x", "syslogs"] {
-            assert!(Target::parse(text).is_err(), "{text}");
-        }
-    }
 }

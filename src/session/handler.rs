@@ -11,15 +11,14 @@ use nix::poll::{PollFd, PollFlags};
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 
-use super::{Ended, Journal};
 use crate::gate::Admitted;
+use crate::log::{Ended, Journal};
 use crate::service::Service;
 use crate::source::{Client, Origin};
 use crate::sys;
 use crate::sys::program::{self, Program};
 use crate::sys::wait::{self, Woken};
 use crate::terms::error::Error;
-use crate::terms::facts::Facts;
 use crate::terms::reason::Reason;
 
 /// Between SIGTERM and SIGKILL for a handler whose time is over.
@@ -30,12 +29,11 @@ pub(super) fn run(
     admitted: Admitted,
     program: &Program,
     service: &Service,
-    facts: &Facts,
     ends_at: Option<Instant>,
     journal: &Journal,
 ) -> Ended {
     let server = program.path.to_string_lossy().into_owned();
-    let reason = match start(admitted.into_client(), program, service, facts, ends_at) {
+    let reason = match start(admitted.into_client(), program, service, ends_at, journal) {
         Ok(Handled::Exited(status)) => match status.signal() {
             None => Reason::HandlerExited,
             Some(signal) => {
@@ -66,15 +64,15 @@ fn start(
     client: Client,
     program: &Program,
     service: &Service,
-    facts: &Facts,
     ends_at: Option<Instant>,
+    journal: &Journal,
 ) -> Result<Handled, Error> {
     let what = || format!("handler {}", program.shown());
     let system = |errno: Errno| Error::system(what(), errno);
     let io = |error: io::Error| Error::io(what(), &error);
     let Client { socket, origin, .. } = client;
     sys::set_blocking(socket.as_fd(), true).map_err(system)?;
-    let mut command = program.command(&service.environment, facts, program.line());
+    let mut command = program.command(&service.environment, journal.facts(), program.line());
     let share = || socket.try_clone().map(Stdio::from).map_err(io);
     command.stdin(share()?);
     match origin {

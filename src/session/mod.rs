@@ -2,7 +2,6 @@
 //! our own listener and the tests all enter through [`serve`].
 
 mod handler;
-mod journal;
 
 use std::mem;
 use std::os::fd::{AsFd, AsRawFd};
@@ -12,7 +11,7 @@ use std::time::Instant;
 use nix::sys::socket::{Shutdown, shutdown};
 
 use crate::gate::{Admitted, Denied, StateDir};
-use crate::log::Log;
+use crate::log::{Ended, Journal, Log};
 use crate::relay::{self, Outcome};
 use crate::service::{Action, Forward, Service};
 use crate::source::{Client, Origin};
@@ -23,18 +22,20 @@ use crate::sys::wait;
 use crate::terms::endpoint::Endpoint;
 use crate::terms::error::{Error, Status};
 use crate::terms::escape::escape_word;
-use crate::terms::facts::Facts;
 use crate::terms::reason::Reason;
 use crate::transcript::Transcript;
 use crate::upstream::News;
 
-pub use journal::{Ended, Journal, close_unserved, note_gone};
+/// Notes a client that no service is for, and that is closed.
+pub fn note_unserved(client: &Client, log: &Log) {
+    Journal::begin(client.facts(), log).close(Ended::before_action(Reason::InternalError));
+}
 
 /// Serves one client, and returns the status that a process exits with which had no other. Where
 /// a handler replaces this process, it does not return. `state_dir` is where processes that serve
 /// one client each share their counts.
 pub fn serve(client: Client, service: &Service, state_dir: Option<&Path>, log: &Log) -> Status {
-    let mut journal = Journal::begin(&client, log);
+    let mut journal = Journal::begin(client.facts(), log);
     if service.forwards() {
         relay::set_urgent_in_line(client.socket.as_fd(), true);
     }
@@ -57,7 +58,10 @@ pub fn serve(client: Client, service: &Service, state_dir: Option<&Path>, log: &
         Err(refused) => {
             journal.open(None, ids);
             journal.notice(&refused);
-            return journal.close(Ended::refused(&refused));
+            return journal.close(Ended {
+                not_allowed: refused.no_rule_allows(),
+                ..Ended::before_action(Reason::DeniedByRule)
+            });
         }
     };
     let name = match &passed.client().address {
@@ -65,10 +69,6 @@ pub fn serve(client: Client, service: &Service, state_dir: Option<&Path>, log: &
             lookup::confirmed_name(address.ip())
         }
         Endpoint::Inet(_) | Endpoint::Unix => None,
-    };
-    let facts = Facts {
-        name: name.clone(),
-        ..passed.client().facts()
     };
     journal.open(name, ids);
     if service.starts_a_program() {
@@ -78,9 +78,7 @@ pub fn serve(client: Client, service: &Service, state_dir: Option<&Path>, log: &
         return journal.close(Ended::before_action(Reason::Terminated));
     }
     let ends_at = service.max_duration.map(|time| journal.started() + time);
-    let admitted = service
-        .gate
-        .admit(passed, service, &facts, ends_at, &journal);
+    let admitted = service.gate.admit(passed, service, ends_at, &journal);
     let ended = match (admitted, &service.action) {
         (Err(denied), _) => Ended::before_action(match denied {
             Denied::ByProgram => Reason::DeniedByProgram,
@@ -89,7 +87,7 @@ pub fn serve(client: Client, service: &Service, state_dir: Option<&Path>, log: &
         }),
         (Ok(admitted), Action::Forward(forward)) => relay_to(admitted, forward, ends_at, &journal),
         (Ok(admitted), Action::Exec(program)) => {
-            handler::run(admitted, program, service, &facts, ends_at, &journal)
+            handler::run(admitted, program, service, ends_at, &journal)
         }
     };
     journal.close(ended)

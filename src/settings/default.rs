@@ -9,7 +9,7 @@ pub const CONFIG: &str = "/etc/tcpproxy.conf";
 /// The pid file of `-p`.
 pub const PIDFILE: &str = "/var/run/tcpproxy.pid";
 /// `--log-name`.
-pub const LOG_NAME: &str = "tcpproxy";
+pub use crate::log::DEFAULT_NAME as LOG_NAME;
 /// `--user`: what the original's -1 was when ids had 16 bits.
 pub const USER: Uid = Uid::from_raw(65535);
 /// `--group`: what the original's -2 was.

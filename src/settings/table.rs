@@ -5,7 +5,6 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::{Explained, Scope, Setting, Shown, Takes, Written, default};
-use crate::access_log;
 use crate::gate::{Rate, Rule};
 use crate::log;
 use crate::source::Bind;
@@ -435,13 +434,13 @@ pub const SETTINGS: &[Setting] = &[
         takes: Takes::Value("F"),
         help: "tcpproxy (the default), common, rinetd or json",
         write: |written, given| {
-            let format = value::one_of(given.text, access_log::Format::WORDS)?;
+            let format = value::one_of(given.text, log::Format::WORDS)?;
             written.access_log_format = Some(format);
             Ok(())
         },
         show: |written| {
             let format = written.access_log_format.unwrap_or_default();
-            word(access_log::Format::WORDS, format)
+            word(log::Format::WORDS, format)
         },
         ..SETTING
     },

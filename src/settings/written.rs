@@ -8,7 +8,6 @@ use std::time::Duration;
 use nix::unistd::{Gid, Uid};
 
 use super::{Explained, Shown};
-use crate::access_log;
 use crate::gate::{Rate, Rule};
 use crate::log;
 use crate::source::Bind;
@@ -78,7 +77,7 @@ written! {
     /// `--access-log`.
     access_log: PathBuf,
     /// `--access-log-format`.
-    access_log_format: access_log::Format,
+    access_log_format: log::Format,
     /// `--timeout`; the inner `None` is "never", here and below.
     timeout: Option<Duration>,
     /// `--half-close-timeout`.

@@ -14,11 +14,12 @@ use nix::unistd::Pid;
 
 use crate::gate::Counted;
 use crate::log::Log;
+use crate::log::{Ended, Journal};
 use crate::notify::Notifier;
 use crate::pidfile::PidFile;
 use crate::relay;
 use crate::service::Service;
-use crate::session::{self, Ended, Journal};
+use crate::session;
 use crate::setup::{ServerSettings, Setup};
 use crate::source::{self, Client, Listener, Listeners};
 use crate::sys;
@@ -361,12 +362,12 @@ impl Supervisor<'_> {
                 let line = format_args!("no service is configured for {}", client.local);
                 self.log.warning(line);
                 self.sessions.count_refused();
-                return session::close_unserved(&client, self.log);
+                return session::note_unserved(&client, self.log);
             }
             Err(error) => {
                 self.log.error(error);
                 self.sessions.count_refused();
-                return session::close_unserved(&client, self.log);
+                return session::note_unserved(&client, self.log);
             }
         };
         let counted = self.count(&service, &client).or_else(|_| {
@@ -379,7 +380,7 @@ impl Supervisor<'_> {
             Err(reason) => {
                 self.sessions.count_refused();
                 let log = self.log.under(service.log_name.as_deref());
-                Journal::begin(&client, &log).close(Ended::before_action(reason));
+                Journal::begin(client.facts(), &log).close(Ended::before_action(reason));
                 return;
             }
         };

@@ -11,18 +11,17 @@ use nix::unistd::Pid;
 
 use crate::gate::{Counted, Sources};
 use crate::log::Log;
+use crate::log::{Ended, Journal};
 use crate::service::Service;
-use crate::session::{Ended, Journal};
 use crate::source::Client;
 use crate::terms::endpoint::Endpoint;
 use crate::terms::escape::escape_word;
+use crate::terms::facts::Facts;
 use crate::terms::reason::Reason;
 
 /// A session that is going on in a child process.
 pub(super) struct Session {
-    serial: u64,
-    client: Endpoint,
-    local: Endpoint,
+    facts: Facts,
     service: Rc<Service>,
     counted: Option<Counted>,
     started: Instant,
@@ -31,9 +30,7 @@ pub(super) struct Session {
 impl Session {
     pub(super) fn new(client: &Client, service: &Rc<Service>, counted: Option<Counted>) -> Session {
         Session {
-            serial: client.facts().session,
-            client: client.address,
-            local: client.local,
+            facts: client.facts(),
             service: Rc::clone(service),
             counted,
             started: Instant::now(),
@@ -43,7 +40,7 @@ impl Session {
     /// Writes its closed line for it.
     fn close(&self, reason: Reason, signal: Option<String>, log: &Log) {
         let log = log.under(self.service.log_name.as_deref());
-        let journal = Journal::resumed(self.serial, self.client, self.local, self.started, &log);
+        let journal = Journal::resumed(self.facts.clone(), self.started, &log);
         journal.close(Ended {
             signal,
             ..Ended::before_action(reason)
@@ -115,7 +112,7 @@ impl Sessions {
     }
 
     pub(super) fn begin(&mut self, child: Pid, session: Session) {
-        self.serial = session.serial;
+        self.serial = session.facts.session;
         self.last_change = Instant::now();
         self.running.insert(child, session);
     }
@@ -160,14 +157,14 @@ impl Sessions {
     /// Logs every session, and the totals.
     pub(super) fn dump(&self, log: &Log) {
         let mut sessions: Vec<&Session> = self.running.values().collect();
-        sessions.sort_by_key(|session| session.serial);
+        sessions.sort_by_key(|session| session.facts.session);
         for session in sessions {
-            let server = session.service.server_line(session.local.port());
+            let server = session.service.server_line(session.facts.local.port());
             log.notice(format_args!(
                 "session {} live: client={} local={} server={} age={:.3}s",
-                session.serial,
-                session.client,
-                session.local,
+                session.facts.session,
+                session.facts.client,
+                session.facts.local,
                 escape_word(server.as_encoded_bytes()),
                 session.started.elapsed().as_secs_f64()
             ));

@@ -5,22 +5,17 @@ use std::fmt::Display;
 use std::process;
 use std::time::{Duration, Instant};
 
-use crate::access_log::Record;
-use crate::gate::RefusedBy;
-use crate::log::{Level, Log};
-use crate::source::Client;
+use super::record::Record;
+use super::{Level, Log};
 use crate::sys::user::Ids;
-use crate::terms::endpoint::Endpoint;
 use crate::terms::error::Status;
 use crate::terms::escape::escape_word;
+use crate::terms::facts::Facts;
 use crate::terms::reason::Reason;
 
 /// The lines of one session.
 pub struct Journal<'a> {
-    session: u64,
-    client: Endpoint,
-    local: Endpoint,
-    name: Option<String>,
+    facts: Facts,
     started: Instant,
     /// Its opened line is still to be written.
     opened: Cell<Option<Ids>>,
@@ -49,14 +44,6 @@ impl Ended {
         Ended::without_bytes("-", reason)
     }
 
-    /// By the rules.
-    pub fn refused(by: &RefusedBy) -> Ended {
-        Ended {
-            not_allowed: by.no_rule_allows(),
-            ..Ended::before_action(Reason::DeniedByRule)
-        }
-    }
-
     /// Without a byte having been counted.
     pub fn without_bytes(server: impl Into<String>, reason: Reason) -> Ended {
         Ended {
@@ -71,35 +58,24 @@ impl Ended {
 }
 
 impl<'a> Journal<'a> {
-    /// Begins the journal of a client's session, which begins now.
-    pub fn begin(client: &Client, log: &'a Log) -> Journal<'a> {
-        let now = Instant::now();
-        Journal::resumed(
-            client.facts().session,
-            client.address,
-            client.local,
-            now,
-            log,
-        )
+    /// Begins the journal of a session, which begins now.
+    pub fn begin(facts: Facts, log: &'a Log) -> Journal<'a> {
+        Journal::resumed(facts, Instant::now(), log)
     }
 
     /// The journal of a session that began earlier, in another process.
-    pub fn resumed(
-        session: u64,
-        client: Endpoint,
-        local: Endpoint,
-        started: Instant,
-        log: &'a Log,
-    ) -> Journal<'a> {
+    pub fn resumed(facts: Facts, started: Instant, log: &'a Log) -> Journal<'a> {
         Journal {
-            session,
-            client,
-            local,
-            name: None,
+            facts,
             started,
             opened: Cell::new(None),
             log,
         }
+    }
+
+    /// What is known of the session.
+    pub fn facts(&self) -> &Facts {
+        &self.facts
     }
 
     /// When the session began.
@@ -110,7 +86,7 @@ impl<'a> Journal<'a> {
     /// Notes that the session has passed the limits. The line is put off until there is time, but
     /// comes before any other: see [`Journal::catch_up`].
     pub fn open(&mut self, name: Option<String>, ids: Ids) {
-        self.name = name;
+        self.facts.name = name;
         self.opened.set(Some(ids));
     }
 
@@ -119,40 +95,29 @@ impl<'a> Journal<'a> {
         let Some(ids) = self.opened.take() else {
             return;
         };
-        let name = self.name.as_ref();
+        let Facts {
+            session,
+            client,
+            local,
+            name,
+        } = &self.facts;
+        let name = name.as_ref();
         let name = name.map_or_else(String::new, |name| format!(" name={}", escape_word(name)));
         self.log.info(format_args!(
-            "session {} opened: client={}{name} local={} user={ids}",
-            self.session, self.client, self.local
+            "session {session} opened: client={client}{name} local={local} user={ids}"
         ));
     }
 
     /// Notes the session's end. Returns the status of a process that had no other.
     pub fn close(&self, ended: Ended) -> Status {
         self.catch_up();
-        let Ended {
-            server,
-            sent,
-            received,
-            reason,
-            not_allowed,
-            signal,
-        } = ended;
         let record = Record {
-            session: self.session,
-            client: Some(self.client),
-            name: self.name.clone(),
-            local: Some(self.local),
-            server,
-            sent,
-            received,
+            session: self.facts.session,
+            facts: Some(&self.facts),
             duration: self.started.elapsed(),
-            reason,
-            not_allowed,
-            signal,
+            ended: &ended,
         };
-        self.log.session_ended(level_of(reason), &record);
-        reason.status()
+        close(&record, self.log)
     }
 
     /// Says what failed.
@@ -180,8 +145,10 @@ impl<'a> Journal<'a> {
             return;
         }
         self.catch_up();
-        self.log
-            .line(level, format_args!("session {}: {what}", self.session));
+        self.log.line(
+            level,
+            format_args!("session {}: {what}", self.facts.session),
+        );
     }
 }
 
@@ -192,28 +159,20 @@ fn level_of(reason: Reason) -> Level {
     }
 }
 
-/// Notes a client that no service is for, and that is closed.
-pub fn close_unserved(client: &Client, log: &Log) {
-    Journal::begin(client, log).close(Ended::before_action(Reason::InternalError));
-}
-
 /// Notes a client that was gone before anything could be learnt about it. Returns the status of
 /// a process that was started for it.
 pub fn note_gone(log: &Log) -> Status {
-    let reason = Reason::ClientReset;
     let record = Record {
         session: u64::from(process::id()),
-        client: None,
-        name: None,
-        local: None,
-        server: "-".to_owned(),
-        sent: 0,
-        received: 0,
+        facts: None,
         duration: Duration::ZERO,
-        reason,
-        not_allowed: false,
-        signal: None,
+        ended: &Ended::before_action(Reason::ClientReset),
     };
-    log.session_ended(level_of(reason), &record);
+    close(&record, log)
+}
+
+fn close(record: &Record, log: &Log) -> Status {
+    let reason = record.ended.reason;
+    log.session_ended(level_of(reason), record);
     reason.status()
 }

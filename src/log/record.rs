@@ -1,16 +1,13 @@
-//! A line per ended session in a file of its own, for programs that read such files.
+//! What is left of a session when it has ended, as a line of each format.
 
 use std::fmt::{self, Write as _};
-use std::fs::File;
-use std::io::{self, Write};
-use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
-use crate::log::{self, timestamp};
+use super::journal::Ended;
+use super::time::timestamp;
 use crate::sys::{self, LocalTime};
-use crate::terms::endpoint::Endpoint;
-use crate::terms::error::Error;
-use crate::terms::escape::{escape, escape_word};
+use crate::terms::escape::escape_word;
+use crate::terms::facts::Facts;
 use crate::terms::reason::Reason;
 
 /// What a line looks like.
@@ -38,58 +35,41 @@ impl Format {
 }
 
 /// What became of a session.
-#[derive(Debug, Clone)]
-pub struct Record {
-    /// Its number.
-    pub session: u64,
-    /// The client, if it was still there to be known.
-    pub client: Option<Endpoint>,
-    /// The client's name, where it was looked up and confirmed.
-    pub name: Option<String>,
-    /// What the client had connected to.
-    pub local: Option<Endpoint>,
-    /// The upstream or handler that was used last; `-` if none was reached for.
-    pub server: String,
-    /// Bytes delivered to the upstream.
-    pub sent: u64,
-    /// Bytes delivered to the client.
-    pub received: u64,
+pub(super) struct Record<'a> {
+    pub(super) session: u64,
+    /// What was known of its ends; `None` for a client that was gone before it could be looked at.
+    pub(super) facts: Option<&'a Facts>,
     /// From its acceptance to its end.
-    pub duration: Duration,
-    /// Why it ended.
-    pub reason: Reason,
-    /// It was refused as no allow rule matched, rather than by a deny rule.
-    pub not_allowed: bool,
-    /// The signal that ended its process, if one did.
-    pub signal: Option<String>,
+    pub(super) duration: Duration,
+    pub(super) ended: &'a Ended,
 }
 
-impl fmt::Display for Record {
+impl fmt::Display for Record<'_> {
     /// The closed line.
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         write!(f, "session {} closed: client=", self.session)?;
-        match &self.client {
-            Some(client) => write!(f, "{client}")?,
+        match self.facts {
+            Some(facts) => write!(f, "{}", facts.client)?,
             None => f.write_str("-")?,
         }
         write!(
             f,
             " server={} sent={} received={} duration={:.3}s reason={}",
-            escape_word(&self.server),
-            self.sent,
-            self.received,
+            escape_word(&self.ended.server),
+            self.ended.sent,
+            self.ended.received,
             self.duration.as_secs_f64(),
-            self.reason
+            self.ended.reason
         )?;
-        match &self.signal {
+        match &self.ended.signal {
             Some(signal) => write!(f, " signal={signal}"),
             None => Ok(()),
         }
     }
 }
 
-impl Record {
-    fn in_format(&self, format: Format, now: SystemTime, tag: &str) -> String {
+impl Record<'_> {
+    pub(super) fn in_format(&self, format: Format, now: SystemTime, tag: &str) -> String {
         match format {
             Format::Tcpproxy => format!("{} {tag}: {self}\n", timestamp(now, 3)),
             Format::Common => self.common(now),
@@ -110,8 +90,8 @@ impl Record {
             self.client_host(),
             clf_time(now),
             self.rinetd_word(),
-            self.received,
-            self.sent,
+            self.ended.received,
+            self.ended.sent,
         )
     }
 
@@ -122,24 +102,24 @@ impl Record {
             "{}\t{}\t{local_host}\t{local_port}\t{server_host}\t{server_port}\t{}\t{}\t{}\n",
             clf_time(now),
             self.client_host(),
-            self.sent,
-            self.received,
+            self.ended.sent,
+            self.ended.received,
             self.rinetd_word(),
         )
     }
 
     fn client_host(&self) -> String {
-        self.client
-            .map_or_else(|| "-".to_owned(), |client| client.host())
+        self.facts
+            .map_or_else(|| "-".to_owned(), |facts| facts.client.host())
     }
 
     /// The local host and port, and the server's.
     fn columns(&self) -> [String; 4] {
-        let (local_host, local_port) = match self.local {
-            Some(local) => (local.host(), local.port().unwrap_or(0).to_string()),
+        let (local_host, local_port) = match self.facts {
+            Some(Facts { local, .. }) => (local.host(), local.port().unwrap_or(0).to_string()),
             None => ("-".to_owned(), "0".to_owned()),
         };
-        let server = escape_word(&self.server);
+        let server = escape_word(&self.ended.server);
         let (host, port) = match server.rsplit_once(':') {
             Some((host, port)) if port.bytes().all(|b| b.is_ascii_digit()) => (host, port),
             _ => (server.as_str(), "0"),
@@ -153,10 +133,10 @@ impl Record {
 
     /// rinetd's word for how it ended. Where it has none, ours.
     fn rinetd_word(&self) -> &'static str {
-        match self.reason {
+        match self.ended.reason {
             Reason::ClientClosed | Reason::ClientReset => "done-remote-closed",
             Reason::ServerClosed | Reason::ServerReset => "done-local-closed",
-            Reason::DeniedByRule if self.not_allowed => "not-allowed",
+            Reason::DeniedByRule if self.ended.not_allowed => "not-allowed",
             Reason::DeniedByRule | Reason::DeniedByProgram => "denied",
             Reason::ConnectTimeout
             | Reason::ConnectRefused
@@ -171,7 +151,7 @@ impl Record {
             | Reason::Terminated
             | Reason::HandlerExited
             | Reason::HandlerFailed
-            | Reason::InternalError => self.reason.word(),
+            | Reason::InternalError => self.ended.reason.word(),
         }
     }
 
@@ -185,8 +165,12 @@ impl Record {
         member("time", json_string(&timestamp(now, 3).to_string()));
         member("session", self.session.to_string());
         for (end, port, endpoint) in [
-            ("client", "client_port", self.client),
-            ("local", "local_port", self.local),
+            (
+                "client",
+                "client_port",
+                self.facts.map(|facts| facts.client),
+            ),
+            ("local", "local_port", self.facts.map(|facts| facts.local)),
         ] {
             if let Some(endpoint) = endpoint {
                 member(end, json_string(&endpoint.host()));
@@ -195,17 +179,17 @@ impl Record {
                 }
             }
         }
-        if let Some(name) = &self.name {
+        if let Some(name) = self.facts.and_then(|facts| facts.name.as_ref()) {
             member("name", json_string(name));
         }
-        if self.server != "-" {
-            member("server", json_string(&self.server));
+        if self.ended.server != "-" {
+            member("server", json_string(&self.ended.server));
         }
-        member("sent", self.sent.to_string());
-        member("received", self.received.to_string());
+        member("sent", self.ended.sent.to_string());
+        member("received", self.ended.received.to_string());
         member("duration", format!("{:.3}", self.duration.as_secs_f64()));
-        member("reason", json_string(self.reason.word()));
-        if let Some(signal) = &self.signal {
+        member("reason", json_string(self.ended.reason.word()));
+        if let Some(signal) = &self.ended.signal {
             member("signal", json_string(signal));
         }
         object + "}\n"
@@ -241,68 +225,41 @@ fn clf_time(moment: SystemTime) -> String {
     format!("{day:02}/{month}/{year:04}:{hour:02}:{minute:02}:{second:02}")
 }
 
-/// What was written about the access log.
-#[derive(Debug, Clone)]
-pub struct Settings {
-    /// The file.
-    pub path: PathBuf,
-    /// What its lines look like.
-    pub format: Format,
-}
-
-/// The file.
-#[derive(Debug)]
-pub struct AccessLog {
-    file: File,
-    format: Format,
-}
-
-impl AccessLog {
-    /// Opens the file, or creates it.
-    pub fn open(settings: &Settings) -> Result<AccessLog, Error> {
-        let Settings { path, format } = settings;
-        let file = log::open_file(path).map_err(|error| {
-            let path = escape(path.as_os_str().as_encoded_bytes());
-            Error::io(format_args!("access log {path}"), &error)
-        })?;
-        Ok(AccessLog {
-            file,
-            format: *format,
-        })
-    }
-
-    /// Writes a line, with one write, so that lines of several processes do not mix.
-    pub fn write(&self, record: &Record, tag: &str) -> io::Result<()> {
-        let line = record.in_format(self.format, SystemTime::now(), tag);
-        let mut file = &self.file;
-        file.write_all(line.as_bytes())
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::terms::endpoint::Endpoint;
 
-    fn record() -> Record {
-        Record {
+    fn facts() -> Facts {
+        Facts {
             session: 17,
-            client: Some(Endpoint::Inet("192.0.2.7:50123".parse().unwrap())),
+            client: Endpoint::Inet("192.0.2.7:50123".parse().unwrap()),
+            local: Endpoint::Inet("[2001:db8::1]:25".parse().unwrap()),
             name: Some("a\"b.example".to_owned()),
-            local: Some(Endpoint::Inet("[2001:db8::1]:25".parse().unwrap())),
-            server: "[2001:db8::2]:26".to_owned(),
+        }
+    }
+
+    fn ended() -> Ended {
+        Ended {
             sent: 5,
             received: 7,
+            ..Ended::without_bytes("[2001:db8::2]:26", Reason::ClientClosed)
+        }
+    }
+
+    fn record<'a>(facts: &'a Facts, ended: &'a Ended) -> Record<'a> {
+        Record {
+            session: 17,
+            facts: Some(facts),
             duration: Duration::from_millis(3201),
-            reason: Reason::ClientClosed,
-            not_allowed: false,
-            signal: None,
+            ended,
         }
     }
 
     #[test]
     fn the_closed_line_has_its_fields_in_order() {
         assert_eq!(
-            record().to_string(),
+            record(&facts(), &ended()).to_string(),
             "session 17 closed: client=192.0.2.7:50123 server=[2001:db8::2]:26 sent=5 received=7 \
              duration=3.201s reason=client-closed"
         );
@@ -310,7 +267,7 @@ mod tests {
 
     #[test]
     fn rinetds_formats_have_its_columns() {
-        let rinetd = record().rinetd(SystemTime::now());
+        let rinetd = record(&facts(), &ended()).rinetd(SystemTime::now());
         let columns: Vec<&str> = rinetd.trim_end_matches('\n').split('\t').collect();
         assert_eq!(
             columns[1..],
@@ -325,7 +282,7 @@ mod tests {
                 "done-remote-closed"
             ]
         );
-        let common = record().common(SystemTime::now());
+        let common = record(&facts(), &ended()).common(SystemTime::now());
         let request = "\"GET /rinetd-services/2001:db8::1/25/2001:db8::2/26/done-remote-closed \
                        HTTP/1.0\" 200 7 - - - 5\n";
         assert!(
@@ -336,18 +293,21 @@ mod tests {
 
     #[test]
     fn rinetds_words_tell_a_deny_from_a_missing_allow() {
-        let denied = |not_allowed| Record {
-            reason: Reason::DeniedByRule,
-            not_allowed,
-            ..record()
+        let denied = |not_allowed| {
+            let ended = Ended {
+                reason: Reason::DeniedByRule,
+                not_allowed,
+                ..ended()
+            };
+            record(&facts(), &ended).rinetd_word()
         };
-        assert_eq!(denied(false).rinetd_word(), "denied");
-        assert_eq!(denied(true).rinetd_word(), "not-allowed");
+        assert_eq!(denied(false), "denied");
+        assert_eq!(denied(true), "not-allowed");
     }
 
     #[test]
     fn json_is_an_object_with_what_is_known() {
-        let json = record().json(SystemTime::now());
+        let json = record(&facts(), &ended()).json(SystemTime::now());
         let (_, known) = json.split_once(",\"session\"").unwrap();
         assert_eq!(
             known,

@@ -1,0 +1,49 @@
+//! A line per ended session in a file of its own, for programs that read such files.
+
+use std::fs::File;
+use std::io::{self, Write};
+use std::path::PathBuf;
+use std::time::SystemTime;
+
+use super::record::{Format, Record};
+use super::sink::open_file;
+use crate::terms::error::Error;
+use crate::terms::escape::escape;
+
+/// What the access log is to be.
+#[derive(Debug, Clone)]
+pub struct Plan {
+    /// The file.
+    pub path: PathBuf,
+    /// What its lines look like.
+    pub format: Format,
+}
+
+/// The file.
+#[derive(Debug)]
+pub(super) struct AccessLog {
+    file: File,
+    format: Format,
+}
+
+impl AccessLog {
+    /// Opens the file, or creates it.
+    pub(super) fn open(plan: &Plan) -> Result<AccessLog, Error> {
+        let Plan { path, format } = plan;
+        let file = open_file(path).map_err(|error| {
+            let path = escape(path.as_os_str().as_encoded_bytes());
+            Error::io(format_args!("access log {path}"), &error)
+        })?;
+        Ok(AccessLog {
+            file,
+            format: *format,
+        })
+    }
+
+    /// Writes a line, with one write, so that lines of several processes do not mix.
+    pub(super) fn write(&self, record: &Record, tag: &str) -> io::Result<()> {
+        let line = record.in_format(self.format, SystemTime::now(), tag);
+        let mut file = &self.file;
+        file.write_all(line.as_bytes())
+    }
+}
