@@ -10,7 +10,7 @@ use crate::config::{self, Config, Disk, Problem};
 use crate::log;
 use crate::service::{Service, Services};
 use crate::settings::{Written, default};
-use crate::source::Bind;
+use crate::source::{Bind, Listening};
 use crate::supervisor::Overflow;
 use crate::terms::error::Error;
 use crate::terms::place::Place;
@@ -43,17 +43,6 @@ pub struct ServerSettings {
     pub overflow: Overflow,
     /// Where processes that others started share their counts.
     pub state_dir: Option<PathBuf>,
-}
-
-/// Whether the server listens itself.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Listening {
-    /// It does, and looks for nothing that was handed over.
-    Always,
-    /// It does if nothing was handed over.
-    Otherwise,
-    /// It does not.
-    Never,
 }
 
 /// Why there is no setup.

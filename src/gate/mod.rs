@@ -9,11 +9,12 @@ mod rules;
 mod state_dir;
 
 use std::fmt;
+use std::process::Command;
 use std::time::Instant;
 
 use crate::log::Journal;
-use crate::service::Service;
 use crate::source::Client;
+use crate::sys::program::Program;
 
 pub use limits::{Counted, Limits, Rate, Source, Sources};
 pub use program::AccessProgram;
@@ -100,20 +101,18 @@ impl Gate {
         }
     }
 
-    /// Asks the access program, if there is one. It fails closed. A client that is denied has
-    /// been sent all that the program had to say to it when this returns.
+    /// Asks the access program, if there is one; `prepare` makes it the command that tells it of this
+    /// client. It fails closed. A client that is denied has been sent all that the program had to
+    /// say to it when this returns.
     pub fn admit(
         &self,
         Passed { client }: Passed,
-        service: &Service,
+        prepare: impl FnOnce(&Program) -> Command,
         ends_at: Option<Instant>,
         journal: &Journal,
     ) -> Result<Admitted, Denied> {
         if let Some(access) = &self.program {
-            let server = service.server_line(client.local.port());
-            let command = access
-                .program
-                .command(&service.environment, journal.facts(), server);
+            let command = prepare(&access.program);
             if let Err(denied) = access.ask(&client, command, ends_at, journal) {
                 program::dismiss(&client);
                 return Err(denied);

@@ -17,6 +17,7 @@ use crate::service::{Action, Forward, Service};
 use crate::source::{Client, Origin};
 use crate::sys;
 use crate::sys::names::lookup;
+use crate::sys::program::Program;
 use crate::sys::user;
 use crate::sys::wait;
 use crate::terms::endpoint::Endpoint;
@@ -78,7 +79,12 @@ pub fn serve(client: Client, service: &Service, state_dir: Option<&Path>, log: &
         return journal.close(Ended::before_action(Reason::Terminated));
     }
     let ends_at = service.max_duration.map(|time| journal.started() + time);
-    let admitted = service.gate.admit(passed, service, ends_at, &journal);
+    let port = passed.client().local.port();
+    let prepare = |program: &Program| {
+        let server = service.server_line(port);
+        program.command(&service.environment, journal.facts(), server)
+    };
+    let admitted = service.gate.admit(passed, prepare, ends_at, &journal);
     let ended = match (admitted, &service.action) {
         (Err(denied), _) => Ended::before_action(match denied {
             Denied::ByProgram => Reason::DeniedByProgram,

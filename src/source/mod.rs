@@ -3,25 +3,22 @@
 //! [`find`] decides which, in the order the manual gives. A connection leaves this room as a
 //! [`Client`], whichever way it came.
 
-mod bound;
+mod bind;
 mod inherited;
+mod listener;
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::process;
 use std::time::Duration;
 
-use nix::errno::Errno;
-
 use crate::log::Log;
-use crate::setup::Listening;
-use crate::sys;
 use crate::sys::streams::Streams;
 use crate::terms::endpoint::Endpoint;
 use crate::terms::error::Error;
 use crate::terms::facts::Facts;
 
-use bound::Planned;
-pub use bound::{Bind, Interface, something_to_listen_for};
+pub use bind::{Bind, Interface};
+pub use listener::{Listener, something_to_listen_for};
 
 /// What there is to serve.
 pub enum Source {
@@ -43,14 +40,15 @@ pub struct Listeners {
     pub until_idle: Option<Duration>,
 }
 
-/// A listening socket.
-pub struct Listener {
-    /// The socket.
-    pub socket: OwnedFd,
-    /// The address it listens on.
-    pub local: Endpoint,
-    /// What it was bound for, if we have bound it.
-    planned: Option<Planned>,
+/// Whether the server listens itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Listening {
+    /// It does, and looks for nothing that was handed over.
+    Always,
+    /// It does if nothing was handed over.
+    Otherwise,
+    /// It does not.
+    Never,
 }
 
 /// After so long without a session, a server that inetd started with `wait` ends, and inetd
@@ -69,7 +67,7 @@ pub fn find(
 ) -> Result<Source, Error> {
     let own = || {
         prepare()?;
-        bound::listen(binds, log).map(|sockets| {
+        listener::listen(binds, log).map(|sockets| {
             Source::Listeners(Listeners {
                 sockets,
                 own: true,
@@ -136,24 +134,6 @@ impl Origin {
 }
 
 impl Client {
-    /// Accepts the next client of a listener.
-    pub fn accept(listener: &Listener, serial: u64) -> nix::Result<Client> {
-        let (socket, address) = sys::accept(listener.socket.as_fd())?;
-        // One whose address is not understood must not pass for one that has none.
-        let address = address.as_ref().and_then(Endpoint::from_address);
-        let address = address.ok_or(Errno::ECONNABORTED)?;
-        let local = match listener.is_for_one_address() {
-            true => None,
-            false => Endpoint::local(socket.as_fd()),
-        };
-        Ok(Client {
-            socket,
-            address,
-            local: local.unwrap_or(listener.local),
-            origin: Origin::Accepted { serial },
-        })
-    }
-
     /// What is known of it, before its name was asked for.
     pub fn facts(&self) -> Facts {
         Facts {

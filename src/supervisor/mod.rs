@@ -319,7 +319,7 @@ impl Supervisor<'_> {
             if self.accept_from > Instant::now() || !self.has_room() {
                 break;
             }
-            match Client::accept(&self.listeners[index], self.sessions.next_serial()) {
+            match self.listeners[index].accept(self.sessions.next_serial()) {
                 Ok(client) => self.start(client),
                 Err(Errno::EAGAIN) => break,
                 Err(Errno::EINTR) => {}

@@ -1,172 +1,30 @@
-//! Our own listeners: what `-b` names, the addresses behind it, and the sockets bound to them.
+//! Listening sockets: bound to the places that are wanted, and accepted from.
 
-use std::fmt;
 use std::mem;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 use nix::errno::Errno;
-use nix::ifaddrs::getifaddrs;
-use nix::net::if_::if_nametoindex;
 use nix::sys::socket::sockopt::{Ipv6V6Only, ReuseAddr};
 use nix::sys::socket::{
     AddressFamily, Backlog, SockFlag, SockType, SockaddrStorage, bind, listen as start_listening,
     setsockopt, socket,
 };
 
-use super::Listener;
+use super::{Bind, Client, Interface, Origin};
 use crate::log::Log;
-use crate::sys::names::accounts;
-use crate::sys::names::nss;
+use crate::sys;
 use crate::terms::endpoint::Endpoint;
 use crate::terms::error::{Error, Status, describe};
-use crate::terms::escape::brief;
-use crate::terms::value::Complaint;
 
-/// A place to listen: `[interface:]port`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Bind {
-    /// Where.
-    pub interface: Interface,
-    /// The TCP port; 0 has the kernel choose one.
-    pub port: u16,
-}
-
-/// The local side that a listener is for.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub enum Interface {
-    /// Every address, of both families.
-    Any,
-    /// One address.
-    Address(IpAddr),
-    /// The addresses of a network interface, or of a host of that name.
-    Named(String),
-}
-
-impl Bind {
-    /// Parses `port`, `address:port`, `[v6]:port`, `host:port` or `eth0:port`.
-    pub fn parse(text: &str) -> Result<Bind, Complaint> {
-        let (interface, port) = match text.rsplit_once(':') {
-            None => (Interface::Any, text),
-            Some(("" | "*", port)) => (Interface::Any, port),
-            Some((interface, _)) if interface.contains(':') && !interface.starts_with('[') => {
-                return Err(format!(
-                    "'{}' has an IPv6 address without brackets: write [v6]:port",
-                    brief(text)
-                ));
-            }
-            Some((interface, port)) => (Interface::parse(interface)?, port),
-        };
-        Ok(Bind {
-            interface,
-            port: accounts::port_or_any(port)?,
-        })
-    }
-}
-
-impl fmt::Display for Bind {
-    /// As [`Bind::parse`] reads it.
-    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        write!(f, "{}:{}", self.interface, self.port)
-    }
-}
-
-impl fmt::Display for Interface {
-    /// As [`Interface::parse`] reads it, with IPv6 addresses in brackets.
-    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        match self {
-            Interface::Any => f.write_str("*"),
-            Interface::Address(IpAddr::V4(address)) => write!(f, "{address}"),
-            Interface::Address(IpAddr::V6(address)) => write!(f, "[{address}]"),
-            Interface::Named(name) if name.contains(':') => write!(f, "[{name}]"),
-            Interface::Named(name) => f.write_str(name),
-        }
-    }
-}
-
-impl Interface {
-    /// Parses an address (IPv6 with brackets or without), a host name or a network interface's
-    /// name.
-    pub fn parse(text: &str) -> Result<Interface, Complaint> {
-        if let Ok(address) = text.parse::<IpAddr>() {
-            return Ok(Interface::Address(address.to_canonical()));
-        }
-        let bracketed = text.strip_prefix('[').map(|rest| rest.strip_suffix(']'));
-        match bracketed {
-            Some(Some(inner)) => match inner.parse::<Ipv6Addr>() {
-                Ok(address) => Ok(Interface::Address(IpAddr::from(address).to_canonical())),
-                // With a zone (fe80::1%eth0): the resolver knows how to read it.
-                Err(_) if inner.contains('%') => Ok(Interface::Named(inner.to_owned())),
-                Err(_) => Err(format!("'{}' is not an IPv6 address", brief(inner))),
-            },
-            None if is_name(text) => Ok(Interface::Named(text.to_owned())),
-            _ => Err(format!(
-                "'{}' is not an interface: write an address (IPv6 in brackets, as in [::1]:25), \
-                 a host name or a network interface's name",
-                brief(text)
-            )),
-        }
-    }
-
-    /// The addresses it stands for now. Resolves names.
-    pub fn addresses(&self) -> Result<Vec<IpAddr>, Error> {
-        let places = self.places(0)?.into_iter();
-        Ok(places.map(|place| place.ip()).collect())
-    }
-
-    /// The same with a port, and of link-local addresses the zone.
-    fn places(&self, port: u16) -> Result<Vec<SocketAddr>, Error> {
-        let place = |address| SocketAddr::new(address, port);
-        match self {
-            Interface::Any => Ok(vec![place(Ipv6Addr::UNSPECIFIED.into())]),
-            Interface::Address(address) => Ok(vec![place(*address)]),
-            Interface::Named(name) if if_nametoindex(name.as_str()).is_ok() => {
-                let addresses = addresses_of_interface(name)?.into_iter();
-                Ok(addresses.map(place).collect())
-            }
-            Interface::Named(name) => places_of_host(name, port),
-        }
-    }
-}
-
-/// Whether text can be the name of a host or a network interface.
-fn is_name(text: &str) -> bool {
-    let fits = |c: char| c.is_ascii_graphic() && !matches!(c, ':' | '[' | ']' | '/' | '*');
-    !text.is_empty() && text.chars().all(fits)
-}
-
-fn addresses_of_interface(name: &str) -> Result<Vec<IpAddr>, Error> {
-    let all = getifaddrs().map_err(|errno| Error::system("getifaddrs", errno))?;
-    let addresses: Vec<IpAddr> = all
-        .filter(|entry| entry.interface_name == name)
-        .filter_map(|entry| match Endpoint::from_address(&entry.address?)? {
-            Endpoint::Inet(address) => Some(address.ip()),
-            Endpoint::Unix => None,
-        })
-        .filter(|address| match address {
-            IpAddr::V4(v4) => !v4.is_link_local(),
-            IpAddr::V6(v6) => !v6.is_unicast_link_local(),
-        })
-        .collect();
-    if addresses.is_empty() {
-        return Err(Error::new(
-            Status::System,
-            format!("network interface {name} has no address to listen on"),
-        ));
-    }
-    Ok(addresses)
-}
-
-fn places_of_host(name: &str, port: u16) -> Result<Vec<SocketAddr>, Error> {
-    nss::addresses(name, port).map_err(|failure| {
-        Error::new(
-            Status::System,
-            format!(
-                "'{}' is neither a network interface nor a host that can be resolved: {failure}",
-                brief(name)
-            ),
-        )
-    })
+/// A listening socket.
+pub struct Listener {
+    /// The socket.
+    pub socket: OwnedFd,
+    /// The address it listens on.
+    pub local: Endpoint,
+    /// What it was bound for, if we have bound it.
+    pub(super) planned: Option<Planned>,
 }
 
 /// A socket to bind.
@@ -268,9 +126,28 @@ fn cannot_listen(place: Planned, errno: Errno) -> Error {
 }
 
 impl Listener {
+    /// Accepts the next client, whose session has this number.
+    pub fn accept(&self, serial: u64) -> nix::Result<Client> {
+        let (socket, address) = sys::accept(self.socket.as_fd())?;
+        // One whose address is not understood must not pass for one that has none.
+        let address = address.as_ref().and_then(Endpoint::from_address);
+        let address = address.ok_or(Errno::ECONNABORTED)?;
+        let local = if self.is_for_one_address() {
+            None
+        } else {
+            Endpoint::local(socket.as_fd())
+        };
+        Ok(Client {
+            socket,
+            address,
+            local: local.unwrap_or(self.local),
+            origin: Origin::Accepted { serial },
+        })
+    }
+
     /// Whether every client has connected to the address that this listens on. One that was handed
     /// over may be transparent (ip(7), `IP_TRANSPARENT`), and then clients had connected elsewhere.
-    pub(super) fn is_for_one_address(&self) -> bool {
+    fn is_for_one_address(&self) -> bool {
         self.planned
             .is_some_and(|place| !place.address.ip().is_unspecified())
     }
@@ -382,28 +259,6 @@ mod tests {
             .into_iter()
             .map(|place| (place.address.to_string(), place.v6_only))
             .collect()
-    }
-
-    #[test]
-    fn places_to_listen_are_read_in_every_form() {
-        let bind = |interface, port| Ok(Bind { interface, port });
-        let address = |text: &str| Interface::Address(text.parse().unwrap());
-        assert_eq!(Bind::parse("25"), bind(Interface::Any, 25));
-        assert_eq!(Bind::parse("*:25"), bind(Interface::Any, 25));
-        assert_eq!(Bind::parse(":25"), bind(Interface::Any, 25));
-        assert_eq!(Bind::parse("127.0.0.1:25"), bind(address("127.0.0.1"), 25));
-        assert_eq!(Bind::parse("[::1]:25"), bind(address("::1"), 25));
-        assert_eq!(
-            Bind::parse("eth0:79"),
-            bind(Interface::Named("eth0".to_owned()), 79)
-        );
-        let zoned = Interface::Named("fe80::1%eth0".to_owned());
-        assert_eq!(Bind::parse("[fe80::1%eth0]:79"), bind(zoned, 79));
-        for text in [
-            "", ":", "::1:25", "[::1]", "[::1:25", "[x]:25", "a b:25", "host:", "1:2:3",
-        ] {
-            assert!(Bind::parse(text).is_err(), "{text}");
-        }
     }
 
     #[test]
