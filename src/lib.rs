@@ -4,63 +4,61 @@
 //! The way through the house, always from left to right:
 //!
 //! ```text
-//! argv, file ──► cli, config ──► setup: services (what is decided before anybody connects)
-//!                                   │
+//! argv, file ──► config ──► Service (what is decided before anybody connects)
+//!                              │
 //! source ──► session ──► gate ──► action
 //! (a Client)  (the story)  (an Admitted)  (upstream + relay, or a handler) ──► Reason ──► log
 //! ```
 //!
+//! A connection walks this line once. Nothing on the right calls back to the left; each step takes
+//! what the one before it has proved. inetd, systemd, our own listener and the tests all enter by
+//! the same door: `session::serve`.
+//!
 //! | room | knows | may touch |
 //! | --- | --- | --- |
-//! | [`cli`] | argv → what was written | services(5), users and groups |
-//! | [`config`] | tcpproxy.conf → what was written, with places; and back to text | files to read |
-//! | [`settings`] | the one table of options and directives: name, scope, value, default, help line | nothing |
-//! | [`terms::value`] | the values that settings take | services(5) |
-//! | [`setup`] | command line and file, merged | [`config`] |
-//! | [`service`] | what it means for a client; which service is whose | names of interfaces |
-//! | [`answer`], [`explain`] | what is printed instead of serving | standard output |
-//! | [`source`] | where connected sockets come from: handed over, or accepted | sockets |
-//! | [`supervisor`] | accept, count, fork, reap, reload, signals | processes; never a client's byte |
-//! | [`session`] | the order of the steps for one connection, and its journal | the rooms right of it |
-//! | [`gate`] | limits, rules (pure), the access control program | [`sys::program`], the state directory |
-//! | [`upstream`] | names → addresses → a connected socket (RFC 8305) | sockets |
-//! | [`relay`] | two directions, their buffers, the idle clock | two descriptors |
-//! | [`transcript`] | what `--write` records | a file |
-//! | [`log`] | journals, sinks, levels: the only voice | syslog, files, standard streams |
-//! | [`notify`], [`pidfile`] | the server's state, for those who watch it | a socket, a file |
-//! | [`sys`] | the operating system: waiting, ids, programs, streams, names; `sys::raw` alone is unsafe | processes, descriptors, the resolver |
-//! | [`terms`] | nouns and text that all share: endpoint, reason, error, place, value, escaping | nothing |
+//! | `server` | processes that accept, count, fork, reap, reload; its state for those who watch it | processes, a pid file; never a client's byte |
+//! | `session` | the order of the steps for one connection; how a handler serves it | the rooms below |
+//! | `config` | all that is decided before anybody connects: command line, file, the one table of settings, services; what is printed instead of serving | files, names of interfaces |
+//! | `gate` | who may pass: limits and rules (both pure), the access program; counts that processes share | programs, the state directory |
+//! | `upstream` | from a route to a connected socket: names, addresses, attempts (RFC 8305) | sockets |
+//! | `source` | where clients come from: handed over, or accepted by our own listeners | sockets |
+//! | `relay` | two directions until their end: buffers, clocks, transcripts; no rights, no names | two descriptors |
+//! | `log` | the only voice: journals of sessions, sinks, levels | syslog, files, standard streams |
+//! | `sys` | the operating system: waiting, ids, programs, streams, names; `sys::raw` alone is unsafe | processes, descriptors, the resolver |
+//! | `terms` | nouns and text that all share: endpoint, facts, reason, error, place, value, escaping | nothing |
 //!
+//! A room imports from those below it in this table, never from one above; `gate` and `upstream`
+//! do not know each other, nor do `source` and `relay`.
+//!
+//! Where to add what: an option or directive is a row in `config::settings::table`, and its meaning
+//! goes into `config::service`; why a session can end is a row in `terms::reason`; a way in which
+//! clients come is a file in `source`; a check of who may pass goes into `gate`; a way to reach an
+//! upstream into `upstream`. What runs the binary to prove it is in `tests/`, a folder per subject
+//! (see `tests/harness/mod.rs`).
+
 #![deny(unsafe_code)]
 
-pub mod answer;
-pub mod cli;
 pub mod config;
-pub mod explain;
 pub mod gate;
 pub mod log;
-pub mod notify;
-pub mod pidfile;
 pub mod relay;
-pub mod service;
+pub mod server;
 pub mod session;
-pub mod settings;
-pub mod setup;
 pub mod source;
-pub mod supervisor;
 pub mod sys;
 pub mod terms;
-pub mod transcript;
 pub mod upstream;
 
 use nix::sys::signal::Signal;
 
-use cli::CommandLine;
+use config::answer;
+use config::cli::{self, CommandLine};
+use config::service::Service;
+pub use config::settings;
+use config::setup::Setup;
 use log::Log;
-use service::Service;
-use setup::Setup;
+use server::Again;
 use source::{Client, Listening, Source};
-use supervisor::Again;
 pub use sys::Words;
 use sys::streams::Streams;
 use sys::user::Ids;
@@ -105,13 +103,13 @@ fn run(line: &CommandLine, streams: Streams, log: &mut Log) -> Result<Status, Er
     }
     let setup = Setup::new(line)?;
     *log = open_log(&setup, streams)?;
-    let server = &setup.server;
+    let plan = &setup.server;
     // Before listening, and where listeners were handed over; one connection needs fewer names.
     let prepare = || {
-        supervisor::watch_signals()?;
+        server::watch_signals()?;
         setup.services.check_addresses()
     };
-    match source::find(server.listening, &server.binds, prepare, streams, log)? {
+    match source::find(plan.listening, &plan.binds, prepare, streams, log)? {
         Source::Connection(client) => serve_one(client, &setup, log),
         Source::Gone => Ok(log::note_gone(log)),
         Source::Listeners(listeners) => {
@@ -119,7 +117,7 @@ fn run(line: &CommandLine, streams: Streams, log: &mut Log) -> Result<Status, Er
                 setup: &|| Ok(Setup::new(line)?),
                 log: &|setup| open_log(setup, streams),
             };
-            supervisor::run(listeners, setup, log, again)
+            server::run(listeners, setup, log, again)
         }
     }
 }

@@ -1,126 +1,17 @@
-//! tcpproxy.conf(5): text in, what was written out, with places; and back to text.
+//! All that is decided before anybody connects: what was written, on the command line and in files,
+//! and what it means.
 //!
-//! The parser is total: any bytes in, a [`Config`] or located problems out, all of them in one run.
-//! It reads through [`Files`] and touches nothing else. What the directives are is
-//! [`crate::settings`]' business, but for those that give the file its structure.
+//! Words become settings by one table ([`settings`]), wherever they stand. The command line ([`cli`])
+//! and the configuration file ([`mod@file`]) both say what was written (`entry`); `setup` merges
+//! them, and [`service`] is what comes of it.
 
-mod parse;
-mod print;
-mod words;
+pub mod answer;
+pub mod cli;
+mod entry;
+pub mod explain;
+pub mod file;
+pub mod service;
+pub mod settings;
+pub mod setup;
 
-use std::fmt;
-use std::fs::File;
-use std::io::{self, Read};
-use std::path::{Component, Path, PathBuf};
-
-use crate::settings::Written;
-use crate::source::Interface;
-use crate::sys::program::Program;
-use crate::terms::place::Place;
-use crate::upstream::Upstream;
-
-pub use parse::parse;
-pub use print::{print, print_handed_over};
-
-/// A configuration, as it was written.
-#[derive(Debug, Default, PartialEq)]
-pub struct Config {
-    /// What holds for the server, and for every service that does not say otherwise.
-    pub defaults: Written,
-    /// The services, in the order of the file.
-    pub services: Vec<Entry>,
-}
-
-/// A service, as it was written.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Entry {
-    /// Where it was opened.
-    pub place: Place,
-    /// The local side it is for.
-    pub interface: Interface,
-    /// The local port it is for.
-    pub port: u16,
-    /// Its own settings, with what it inherits from its port.
-    pub written: Written,
-    /// What serves its clients.
-    pub server: Server,
-}
-
-/// What serves a connection.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Server {
-    /// It is forwarded to the first of these that can be reached; there is at least one.
-    Upstreams(Vec<Upstream>),
-    /// This program is started for it.
-    Handler(Program),
-}
-
-/// Something wrong with a configuration.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Problem {
-    /// Where.
-    pub place: Place,
-    /// What, and what would be right.
-    pub what: String,
-}
-
-impl fmt::Display for Problem {
-    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        write!(f, "{}: {}", self.place, self.what)
-    }
-}
-
-/// How the parser gets at files.
-pub trait Files {
-    /// A file's bytes.
-    fn read(&self, path: &Path) -> io::Result<Vec<u8>>;
-
-    /// The files that a glob pattern matches, sorted; a sentence if it is none.
-    fn matching(&self, pattern: &str) -> Result<Vec<PathBuf>, String>;
-}
-
-/// The files of this system.
-pub struct Disk;
-
-/// A file that is longer is no configuration of ours, and is not read further, in bytes.
-pub const LONGEST_FILE: u64 = 16 << 20;
-
-impl Files for Disk {
-    fn read(&self, path: &Path) -> io::Result<Vec<u8>> {
-        let mut bytes = Vec::new();
-        // One byte more, so that the parser can tell.
-        File::open(path)?
-            .take(LONGEST_FILE + 1)
-            .read_to_end(&mut bytes)?;
-        Ok(bytes)
-    }
-
-    fn matching(&self, pattern: &str) -> Result<Vec<PathBuf>, String> {
-        let complaint = |error: glob::PatternError| error.msg.to_owned();
-        let paths = glob::glob(pattern).map_err(complaint)?;
-        let mut paths: Vec<PathBuf> = paths
-            .collect::<Result<_, _>>()
-            .map_err(|error| error.to_string())?;
-        // As in a shell, so that an editor's .name.swp is not read. Asked to see to that itself,
-        // glob 0.3 panics at a file whose name is not UTF-8, and finds nothing for `.*`.
-        let options = glob::MatchOptions {
-            require_literal_separator: true,
-            require_literal_leading_dot: true,
-            ..glob::MatchOptions::new()
-        };
-        let strict = plain(Path::new(pattern));
-        let strict = glob::Pattern::new(&strict.to_string_lossy()).map_err(complaint)?;
-        paths.retain(|path| strict.matches_path_with(&plain(path), options));
-        paths.sort();
-        Ok(paths)
-    }
-}
-
-/// A path without the steps that lead nowhere: `.`, and a second slash.
-fn plain(path: &Path) -> PathBuf {
-    let steps = path.components();
-    steps.filter(|step| *step != Component::CurDir).collect()
-}
-
-#[cfg(test)]
-mod tests;
+pub use entry::{Config, Destination, Entry};

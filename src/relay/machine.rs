@@ -7,29 +7,11 @@ use nix::poll::PollFlags;
 use nix::sys::socket::{Shutdown, shutdown};
 
 use super::Engine;
+use super::Side;
 use super::buffer::{Buffer, Filled};
+use crate::relay::transcript::Transcript;
 use crate::sys;
 use crate::terms::reason::Reason;
-use crate::transcript::Transcript;
-
-/// One end of a relay.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Side {
-    /// Who connected to us.
-    Client = 0,
-    /// Whom we connected to.
-    Upstream = 1,
-}
-
-impl Side {
-    /// The opposite end.
-    pub fn other(self) -> Side {
-        match self {
-            Side::Client => Side::Upstream,
-            Side::Upstream => Side::Client,
-        }
-    }
-}
 
 /// What poll(2) said of one side.
 #[derive(Debug, Clone, Copy, Default)]

@@ -10,6 +10,8 @@ mod course;
 mod machine;
 mod memory;
 mod pipe;
+mod side;
+pub mod transcript;
 
 use std::os::fd::BorrowedFd;
 use std::time::{Duration, Instant};
@@ -18,13 +20,13 @@ use nix::poll::{PollFd, PollFlags};
 use nix::sys::socket::setsockopt;
 use nix::sys::socket::sockopt::{KeepAlive, OobInline, TcpNoDelay};
 
+use crate::relay::transcript::Transcript;
 use crate::sys;
 use crate::sys::wait::{self, Woken};
 use crate::terms::reason::Reason;
-use crate::transcript::Transcript;
 
-pub use machine::Side;
 use machine::{End, Machine, Ready};
+pub use side::Side;
 
 /// How bytes may get from one socket to the other.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -11,9 +11,9 @@ use nix::poll::{PollFd, PollFlags};
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 
+use crate::config::service::Service;
 use crate::gate::Admitted;
 use crate::log::{Ended, Journal};
-use crate::service::Service;
 use crate::source::{Client, Origin};
 use crate::sys;
 use crate::sys::program::{self, Program};

@@ -10,10 +10,11 @@ use std::time::Instant;
 
 use nix::sys::socket::{Shutdown, shutdown};
 
+use crate::config::service::{Action, Forward, Service};
 use crate::gate::{Admitted, Denied, StateDir};
 use crate::log::{Ended, Journal, Log};
+use crate::relay::transcript::Transcript;
 use crate::relay::{self, Outcome};
-use crate::service::{Action, Forward, Service};
 use crate::source::{Client, Origin};
 use crate::sys;
 use crate::sys::names::lookup;
@@ -24,7 +25,6 @@ use crate::terms::endpoint::Endpoint;
 use crate::terms::error::{Error, Status};
 use crate::terms::escape::escape_word;
 use crate::terms::reason::Reason;
-use crate::transcript::Transcript;
 use crate::upstream::News;
 
 /// Notes a client that no service is for, and that is closed.

@@ -2,7 +2,7 @@
 //! up, nothing else is touched.
 //!
 //! getopts(3)-style parsing is the getopts crate's; which options there are is
-//! [`crate::settings`]' business. Handler arguments need not be UTF-8, everything else must be.
+//! [`crate::config::settings`]' business. Handler arguments need not be UTF-8, everything else must be.
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
@@ -10,8 +10,8 @@ use std::os::unix::ffi::OsStrExt;
 
 use getopts::{Fail, HasArg, Matches, Occur, Options, ParsingStyle};
 
-use crate::config::Server;
-use crate::settings::{Given, SETTINGS, Setting, Takes, Written};
+use crate::config::Destination;
+use crate::config::settings::{Given, SETTINGS, Setting, Takes, Written};
 use crate::sys::program::Program;
 use crate::terms::error::Error;
 use crate::terms::escape::brief;
@@ -26,7 +26,7 @@ pub struct CommandLine {
     /// The options.
     pub written: Written,
     /// The `server` argument.
-    pub server: Option<Server>,
+    pub destination: Option<Destination>,
 }
 
 /// Parses the arguments (without the program's own name). The error names the option, the word,
@@ -55,16 +55,16 @@ pub fn parse(arguments: impl Iterator<Item = OsString>) -> Result<CommandLine, E
                 .map_err(|complaint| Error::usage(format!("option -p/--pidfile: {complaint}")))?;
             parsed.written.pidfile = Some(Some(path));
             state.pidfile_named = true;
-        } else if parsed.server.is_some() {
+        } else if parsed.destination.is_some() {
             return Err(Error::usage(format!(
                 "unexpected argument '{}' after the server",
                 brief(word.as_bytes())
             )));
         } else if names_program(word) {
-            parsed.server = Some(Server::Handler(handler(word, after)?));
+            parsed.destination = Some(Destination::Handler(handler(word, after)?));
             break;
         } else {
-            parsed.server = Some(Server::Upstreams(vec![upstream(word)?]));
+            parsed.destination = Some(Destination::Upstreams(vec![upstream(word)?]));
         }
         rest = after;
     }
@@ -327,13 +327,13 @@ mod tests {
     fn options_may_stand_on_both_sides_of_an_upstream() {
         let line = parsed(&["-t", "5", "host:25", "-y"]);
         assert!(line.written.timeout.is_some() && line.written.clear_env == Some(true));
-        assert!(matches!(line.server, Some(Server::Upstreams(_))));
+        assert!(matches!(line.destination, Some(Destination::Upstreams(_))));
     }
 
     #[test]
     fn everything_after_a_handler_is_the_handlers() {
         let line = parsed(&["-y", "/bin/echo", "-t", "--help", "x"]);
-        let Some(Server::Handler(program)) = line.server else {
+        let Some(Destination::Handler(program)) = line.destination else {
             panic!("no handler")
         };
         assert_eq!(program.path, "/bin/echo");
@@ -344,7 +344,7 @@ mod tests {
     #[test]
     fn a_handler_of_one_word_is_split_as_a_shell_splits_it() {
         let line = parsed(&["./serve 'a b' c"]);
-        let Some(Server::Handler(program)) = line.server else {
+        let Some(Destination::Handler(program)) = line.destination else {
             panic!("no handler")
         };
         assert_eq!(program.arguments, ["a b", "c"]);
@@ -359,7 +359,7 @@ mod tests {
                 .map(OsString::from)
                 .chain([raw.clone()]),
         );
-        let Some(Server::Handler(program)) = line.unwrap().server else {
+        let Some(Destination::Handler(program)) = line.unwrap().destination else {
             panic!("no handler")
         };
         assert_eq!(program.arguments, [raw]);
@@ -391,7 +391,7 @@ mod tests {
     #[test]
     fn two_dashes_end_the_options() {
         let line = parsed(&["--", "host:25"]);
-        assert!(matches!(line.server, Some(Server::Upstreams(_))));
+        assert!(matches!(line.destination, Some(Destination::Upstreams(_))));
         assert!(refused(&["--", "host:25", "-y"]).contains("unexpected argument '-y'"));
     }
 
@@ -407,7 +407,7 @@ mod tests {
         ] {
             let line = parsed(words);
             assert_eq!(line.written.pidfile, Some(Some(path.into())), "{words:?}");
-            assert!(line.server.is_some(), "{words:?}");
+            assert!(line.destination.is_some(), "{words:?}");
         }
         assert!(refused(&["-pp"]).contains("needs the file's name"));
     }

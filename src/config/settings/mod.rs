@@ -1,19 +1,19 @@
 //! The one table of settings: name, short option, scope, value, range, default and help line side
 //! by side, and how a value is read and written.
 //!
-//! The command line's parser ([`crate::cli`]), the configuration file's ([`crate::config`]),
+//! The command line's parser ([`crate::config::cli`]), the configuration file's ([`crate::config`]),
 //! `--help` and `-zz` are made from it, so that what one accepts, the other accepts. What the words
-//! mean once they are all known is decided in [`crate::service`].
+//! mean once they are all known is decided in [`crate::config::service`].
 
 pub mod default;
+mod explained;
 mod table;
 mod written;
-
-use std::net::IpAddr;
 
 use crate::terms::place::Place;
 use crate::terms::value::Fault;
 
+pub use explained::Explained;
 pub use table::SETTINGS;
 pub use written::Written;
 
@@ -26,15 +26,19 @@ pub enum Shown {
     Version,
 }
 
-/// The connection that `--explain` asks about.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Explained {
-    /// The client's address; `None` for one that comes over a unix-domain socket.
-    pub client: Option<IpAddr>,
-    /// The local address that it reaches, if that was said.
-    pub local: Option<IpAddr>,
-    /// The local port that it reaches, if that was said.
-    pub port: Option<u16>,
+/// What happens to clients when there are as many sessions as may be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Overflow {
+    /// They wait in the backlog.
+    #[default]
+    Defer,
+    /// They are closed at once.
+    Drop,
+}
+
+impl Overflow {
+    /// The ways by name.
+    pub const WORDS: &[(&str, Overflow)] = &[("defer", Overflow::Defer), ("drop", Overflow::Drop)];
 }
 
 /// One setting.

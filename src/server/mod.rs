@@ -1,6 +1,8 @@
 //! The server that accepts and forks: a child per connection, so that a session that fails takes
 //! nothing with it. The supervisor itself never reads a client's byte.
 
+mod notify;
+mod pidfile;
 mod sessions;
 mod watch;
 
@@ -12,37 +14,23 @@ use nix::errno::Errno;
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 
+use crate::config::service::Service;
+use crate::config::settings::Overflow;
+use crate::config::setup::{ServerPlan, Setup};
 use crate::gate::Counted;
 use crate::log::Log;
 use crate::log::{Ended, Journal};
-use crate::notify::Notifier;
-use crate::pidfile::PidFile;
 use crate::relay;
-use crate::service::Service;
 use crate::session;
-use crate::setup::{ServerSettings, Setup};
 use crate::source::{self, Client, Listener, Listeners};
 use crate::sys;
 use crate::sys::wait;
 use crate::terms::error::{Error, Status, describe};
 use crate::terms::reason::Reason;
+use notify::Notifier;
+use pidfile::PidFile;
 use sessions::{Session, Sessions};
 use watch::{Wanted, Watch};
-
-/// What happens to clients when there are as many sessions as may be.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Overflow {
-    /// They wait in the backlog.
-    #[default]
-    Defer,
-    /// They are closed at once.
-    Drop,
-}
-
-impl Overflow {
-    /// The ways by name.
-    pub const WORDS: &[(&str, Overflow)] = &[("defer", Overflow::Defer), ("drop", Overflow::Drop)];
-}
 
 /// Between SIGTERM and SIGKILL for sessions when the server ends: what they give their handlers,
 /// and a moment to write their closed lines.
@@ -173,7 +161,7 @@ struct Supervisor<'a> {
 }
 
 impl Supervisor<'_> {
-    fn server(&self) -> &ServerSettings {
+    fn server(&self) -> &ServerPlan {
         &self.setup.server
     }
 

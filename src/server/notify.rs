@@ -9,11 +9,11 @@ use std::os::unix::net::{SocketAddr, UnixDatagram};
 use nix::time::{ClockId, clock_gettime};
 
 /// The way to the service manager, if there is one that wants to know.
-pub struct Notifier(Option<UnixDatagram>);
+pub(super) struct Notifier(Option<UnixDatagram>);
 
 impl Notifier {
     /// Takes the way from `NOTIFY_SOCKET`.
-    pub fn from_environment() -> Notifier {
+    pub(super) fn from_environment() -> Notifier {
         let connect = || {
             let name = env::var_os("NOTIFY_SOCKET")?;
             let address = match name.as_bytes() {
@@ -30,17 +30,17 @@ impl Notifier {
     }
 
     /// The descriptor, which is for nobody else.
-    pub fn descriptor(&self) -> Option<RawFd> {
+    pub(super) fn descriptor(&self) -> Option<RawFd> {
         self.0.as_ref().map(AsRawFd::as_raw_fd)
     }
 
     /// Every listener is bound, and the configuration is in force.
-    pub fn ready(&self) {
+    pub(super) fn ready(&self) {
         self.tell("READY=1");
     }
 
     /// The configuration is being read again.
-    pub fn reloading(&self) {
+    pub(super) fn reloading(&self) {
         // For Type=notify-reload, which wants to know when.
         let microseconds = clock_gettime(ClockId::CLOCK_MONOTONIC)
             .map_or(0, |now| now.tv_sec() * 1_000_000 + now.tv_nsec() / 1_000);
@@ -48,12 +48,12 @@ impl Notifier {
     }
 
     /// The server is ending.
-    pub fn stopping(&self) {
+    pub(super) fn stopping(&self) {
         self.tell("STOPPING=1");
     }
 
     /// A line for people.
-    pub fn status(&self, text: &str) {
+    pub(super) fn status(&self, text: &str) {
         self.tell(&format!("STATUS={text}"));
     }
 

@@ -5,26 +5,27 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::Duration;
 
-use crate::cli::CommandLine;
-use crate::config::{self, Config, Disk, Problem};
+use crate::config::cli::CommandLine;
+use crate::config::file::{self, Disk, Problem};
+use crate::config::service::{Service, Services};
+use crate::config::settings::Overflow;
+use crate::config::settings::{Written, default};
+use crate::config::{Config, Entry};
 use crate::log;
-use crate::service::{Service, Services};
-use crate::settings::{Written, default};
 use crate::source::{Bind, Listening};
-use crate::supervisor::Overflow;
 use crate::terms::error::Error;
 use crate::terms::place::Place;
 
 /// Everything that is decided before a client connects.
 pub struct Setup {
     /// What holds for the server as a whole.
-    pub server: ServerSettings,
+    pub server: ServerPlan,
     /// How clients are served.
     pub services: Services,
 }
 
 /// What holds for the server as a whole.
-pub struct ServerSettings {
+pub struct ServerPlan {
     /// Whether there is a configuration file, which can be read again.
     pub from_file: bool,
     /// Whether to listen.
@@ -88,9 +89,9 @@ impl Setup {
             Some(file) => line.written.clone().within(&file.defaults),
             None => line.written.clone(),
         };
-        let (services, binds) = match &line.server {
-            Some(server) => {
-                let service = Service::new(None, effective.clone(), server.clone())?;
+        let (services, binds) = match &line.destination {
+            Some(destination) => {
+                let service = Service::new(None, effective.clone(), destination.clone())?;
                 (Services::One(Rc::new(service)), line.written.binds.clone())
             }
             None => {
@@ -101,33 +102,33 @@ impl Setup {
             }
         };
         let asked = line.written.standalone == Some(true) || !line.written.binds.is_empty();
-        let listening = match (&line.server, standalone_in_file) {
+        let listening = match (&line.destination, standalone_in_file) {
             _ if asked => Listening::Always,
             (Some(_), _) => Listening::Never,
             (None, Some(true)) => Listening::Always,
             (None, Some(false)) => Listening::Never,
             (None, None) => Listening::Otherwise,
         };
-        if asked && binds.is_empty() && line.server.is_some() {
+        if asked && binds.is_empty() && line.destination.is_some() {
             return Err(Unusable::Error(Error::usage(
                 "option -s/--standalone: needs -b [interface:]port to say where to listen",
             )));
         }
         Ok(Setup {
-            server: ServerSettings::new(from_file, listening, binds, effective),
+            server: ServerPlan::new(from_file, listening, binds, effective),
             services,
         })
     }
 }
 
-impl ServerSettings {
+impl ServerPlan {
     fn new(
         from_file: bool,
         listening: Listening,
         binds: Vec<Bind>,
         effective: Written,
-    ) -> ServerSettings {
-        ServerSettings {
+    ) -> ServerPlan {
+        ServerPlan {
             from_file,
             listening,
             binds,
@@ -155,13 +156,13 @@ pub fn effective_config(line: &CommandLine) -> Result<Config, Unusable> {
     let config = config_path(line)?.map(read).transpose()?;
     let mut config = *config.unwrap_or_default();
     config.defaults = line.written.clone().within(&config.defaults);
-    if let Some(server) = &line.server {
-        let entry = |bind: &Bind| config::Entry {
+    if let Some(destination) = &line.destination {
+        let entry = |bind: &Bind| Entry {
             place: Place::CommandLine,
             interface: bind.interface.clone(),
             port: bind.port,
             written: Written::default(),
-            server: server.clone(),
+            destination: destination.clone(),
         };
         config.services = line.written.binds.iter().map(entry).collect();
     }
@@ -170,13 +171,13 @@ pub fn effective_config(line: &CommandLine) -> Result<Config, Unusable> {
 
 /// The configuration file that a command line calls for, if it does.
 fn config_path(line: &CommandLine) -> Result<Option<&Path>, Unusable> {
-    if line.server.is_none() && !line.written.binds.is_empty() {
+    if line.destination.is_none() && !line.written.binds.is_empty() {
         return Err(Unusable::Error(Error::usage(
             "option -b/--bind: needs a server: write host[:port], [v6]:port, unix:/path, \
              or a program's path that begins with / or .",
         )));
     }
-    let path = match (&line.written.config, &line.server) {
+    let path = match (&line.written.config, &line.destination) {
         (Some(path), _) => path.as_path(),
         (None, Some(_)) => return Ok(None),
         (None, None) => Path::new(default::CONFIG),
@@ -194,7 +195,7 @@ fn config_path(line: &CommandLine) -> Result<Option<&Path>, Unusable> {
 // Cold: what it needs of the stack is not to be touched by every session's start.
 #[cold]
 fn read(path: &Path) -> Result<Box<Config>, Unusable> {
-    config::parse(path, &Disk)
+    file::parse(path, &Disk)
         .map(Box::new)
         .map_err(Unusable::Problems)
 }

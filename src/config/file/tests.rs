@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::*;
+use crate::config::{Config, Destination, Entry};
 
 /// Files in memory.
 #[derive(Default)]
@@ -86,8 +87,11 @@ fn interfaces_inherit_from_their_port_and_ports_from_the_defaults() {
         .rules;
     let rules: Vec<_> = rules.iter().map(|rule| rule.pattern().to_owned()).collect();
     assert_eq!(rules, ["10.0.0.1", "10.0.0.2", "10.0.0.3"]);
-    assert!(matches!(config.services[0].server, Server::Upstreams(_)));
-    let Server::Handler(program) = &config.services[2].server else {
+    assert!(matches!(
+        config.services[0].destination,
+        Destination::Upstreams(_)
+    ));
+    let Destination::Handler(program) = &config.services[2].destination else {
         panic!("not the interface's own action")
     };
     assert_eq!(program.words(), ["/bin/b", "c", "d e"]);
@@ -155,7 +159,7 @@ fn a_quoted_command_is_split_once_more() {
 #[test]
 fn several_servers_add_up() {
     let config = parsed("port 1\n server a b:2\n server unix:/c\n");
-    let Server::Upstreams(upstreams) = &config.services[0].server else {
+    let Destination::Upstreams(upstreams) = &config.services[0].destination else {
         panic!("no upstreams")
     };
     let names: Vec<_> = upstreams
@@ -386,7 +390,7 @@ fn what_is_printed_means_what_was_parsed() {
                 let place = (entry.interface.clone(), entry.port);
                 (
                     place,
-                    format!("{:?}", entry.server),
+                    format!("{:?}", entry.destination),
                     written.acp,
                     rules.len(),
                 )

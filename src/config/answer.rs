@@ -3,12 +3,12 @@
 
 use std::io::{self, Write};
 
-use crate::cli::CommandLine;
-use crate::config;
-use crate::explain;
+use crate::config::cli::CommandLine;
+use crate::config::explain;
+use crate::config::settings::{self, Explained, Shown};
+use crate::config::setup::{self, Setup, Unusable};
+use crate::config::{Entry, file};
 use crate::log::Log;
-use crate::settings::{self, Explained, Shown};
-use crate::setup::{self, Setup, Unusable};
 use crate::sys::streams::Streams;
 use crate::terms::error::{Error, Status};
 
@@ -60,15 +60,15 @@ fn check(line: &CommandLine, streams: Streams, log: &Log) -> Result<Status, Erro
 fn list(line: &CommandLine, times: usize, streams: Streams) -> Result<Status, Error> {
     let config = setup::effective_config(line)?;
     if times > 1 {
-        let text = match &line.server {
-            Some(server) if config.services.is_empty() => {
-                config::print_handed_over(&config.defaults, server)
+        let text = match &line.destination {
+            Some(destination) if config.services.is_empty() => {
+                file::print_handed_over(&config.defaults, destination)
             }
-            _ => config::print(&config),
+            _ => file::print(&config),
         };
         return print(&text, streams);
     }
-    let place = |entry: &config::Entry| format!("{}:{}\n", entry.interface, entry.port);
+    let place = |entry: &Entry| format!("{}:{}\n", entry.interface, entry.port);
     print(
         &config.services.iter().map(place).collect::<String>(),
         streams,

@@ -5,10 +5,10 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::{Explained, Scope, Setting, Shown, Takes, Written, default};
+use crate::config::settings::Overflow;
 use crate::gate::{Rate, Rule};
 use crate::log;
 use crate::source::Bind;
-use crate::supervisor::Overflow;
 use crate::sys::names::accounts;
 use crate::terms::value::{self, quote, quote_command};
 

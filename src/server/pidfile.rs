@@ -14,7 +14,7 @@ use crate::terms::error::{Error, Status};
 use crate::terms::escape::escape;
 
 /// A pid file of ours, locked as long as we live, and removed at the end.
-pub struct PidFile {
+pub(super) struct PidFile {
     path: PathBuf,
     owner: u32,
     file: File,
@@ -35,7 +35,7 @@ fn whole_file() -> libc::flock {
 impl PidFile {
     /// Writes the file. One that a server has left behind is taken over; one whose server lives
     /// (it holds the lock) is an error, and so is anything that is not a plain file.
-    pub fn create(path: &Path) -> Result<PidFile, Error> {
+    pub(super) fn create(path: &Path) -> Result<PidFile, Error> {
         loop {
             let created = PidFile::lock(path)?;
             // A server that was ending may have removed what we have opened.
@@ -46,7 +46,7 @@ impl PidFile {
     }
 
     /// The descriptor, which is for nobody else.
-    pub fn descriptor(&self) -> RawFd {
+    pub(super) fn descriptor(&self) -> RawFd {
         self.file.as_raw_fd()
     }
 

@@ -5,8 +5,9 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 use super::words::{self, Word};
-use super::{Config, Entry, Files, LONGEST_FILE, Problem, Server};
-use crate::settings::{Given, SETTINGS, Scope, Setting, Takes, Written};
+use super::{Files, LONGEST_FILE, Problem};
+use crate::config::settings::{Given, SETTINGS, Scope, Setting, Takes, Written};
+use crate::config::{Config, Destination, Entry};
 use crate::source::{Bind, Interface};
 use crate::sys::names::accounts;
 use crate::sys::program::Program;
@@ -49,7 +50,7 @@ struct Open {
     written: Written,
     /// Where each directive stands that can stand only once.
     seen: HashMap<&'static str, Place>,
-    server: Option<(Server, Place)>,
+    destination: Option<(Destination, Place)>,
     /// It could not be read, which was complained about; it is no service.
     unreadable: bool,
     /// It carries interfaces, and need not be a service itself.
@@ -70,7 +71,7 @@ impl Open {
             place,
             written: Written::default(),
             seen: HashMap::new(),
-            server: None,
+            destination: None,
             unreadable,
             has_interfaces: false,
         }
@@ -303,10 +304,10 @@ impl<'a> Parser<'a> {
             }
         }
         let open = self.service(&place, "server")?;
-        match &mut open.server {
-            None => open.server = Some((Server::Upstreams(upstreams), place)),
-            Some((Server::Upstreams(earlier), _)) => earlier.extend(upstreams),
-            Some((Server::Handler(_), earlier)) => {
+        match &mut open.destination {
+            None => open.destination = Some((Destination::Upstreams(upstreams), place)),
+            Some((Destination::Upstreams(earlier), _)) => earlier.extend(upstreams),
+            Some((Destination::Handler(_), earlier)) => {
                 let what = format!("server and exec exclude each other: exec is at {earlier}");
                 return Err((place, what));
             }
@@ -320,12 +321,12 @@ impl<'a> Parser<'a> {
             Err(complaint) => return self.unreadable_service(place, format!("exec {complaint}")),
         };
         let open = self.service(&place, "exec")?;
-        match &open.server {
-            None => open.server = Some((Server::Handler(Program::from(words)), place)),
-            Some((Server::Handler(_), earlier)) => {
+        match &open.destination {
+            None => open.destination = Some((Destination::Handler(Program::from(words)), place)),
+            Some((Destination::Handler(_), earlier)) => {
                 return Err((place, format!("exec stands here twice: first at {earlier}")));
             }
-            Some((Server::Upstreams(_), earlier)) => {
+            Some((Destination::Upstreams(_), earlier)) => {
                 let what = format!("server and exec exclude each other: server is at {earlier}");
                 return Err((place, what));
             }
@@ -471,7 +472,7 @@ impl<'a> Parser<'a> {
             return;
         };
         if let Some(around) = &self.port {
-            open.server = open.server.or_else(|| around.server.clone());
+            open.destination = open.destination.or_else(|| around.destination.clone());
             open.written = open.written.within(&around.written);
         }
         self.close(open);
@@ -486,10 +487,10 @@ impl<'a> Parser<'a> {
 
     /// Makes a service of a scope that has been read to its end.
     fn close(&mut self, open: Open) {
-        if open.unreadable || (open.has_interfaces && open.server.is_none()) {
+        if open.unreadable || (open.has_interfaces && open.destination.is_none()) {
             return;
         }
-        let Some((server, _)) = open.server else {
+        let Some((destination, _)) = open.destination else {
             let what = "has neither server nor exec: write one of them";
             return self.problem(open.place, what);
         };
@@ -508,7 +509,7 @@ impl<'a> Parser<'a> {
             interface: open.interface,
             port: open.port,
             written: open.written,
-            server,
+            destination,
         };
         self.services.push((open.number, entry));
     }

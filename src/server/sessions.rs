@@ -9,10 +9,10 @@ use std::time::Instant;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
+use crate::config::service::Service;
 use crate::gate::{Counted, Sources};
 use crate::log::Log;
 use crate::log::{Ended, Journal};
-use crate::service::Service;
 use crate::source::Client;
 use crate::terms::endpoint::Endpoint;
 use crate::terms::escape::escape_word;

@@ -2,8 +2,8 @@
 
 use std::fmt::Write;
 
-use super::{Config, Entry, Server};
-use crate::settings::{SETTINGS, Scope, Setting, Written};
+use crate::config::settings::{SETTINGS, Scope, Setting, Written};
+use crate::config::{Config, Destination, Entry};
 use crate::terms::value::{quote, quote_command};
 
 /// Prints a configuration with every setting's effective value, defaults included. Services stand
@@ -20,18 +20,18 @@ pub fn print(config: &Config) -> String {
             interface,
             port,
             written,
-            server,
+            destination,
         } = entry;
         let place = format!("{interface}:{port}");
         // Writing to a String cannot fail.
         let _ = writeln!(text, "\nbind {}", quote(&place));
-        match server {
-            Server::Upstreams(upstreams) => {
+        match destination {
+            Destination::Upstreams(upstreams) => {
                 for upstream in upstreams {
                     let _ = writeln!(text, "    server {}", quote(&upstream.name(None)));
                 }
             }
-            Server::Handler(program) => {
+            Destination::Handler(program) => {
                 let _ = writeln!(text, "    exec {}", quote_command(&program.words()));
             }
         }
@@ -45,17 +45,17 @@ pub fn print(config: &Config) -> String {
 
 /// Prints the settings by which a connection is served that is handed over, for a server that is
 /// named on the command line: a file has no place for that but a comment.
-pub fn print_handed_over(defaults: &Written, server: &Server) -> String {
+pub fn print_handed_over(defaults: &Written, destination: &Destination) -> String {
     let mut text = String::new();
     settings(&mut text, defaults, "", |setting| {
         setting.scope != Scope::CommandLine
     });
-    let server = match server {
-        Server::Upstreams(upstreams) => {
+    let server = match destination {
+        Destination::Upstreams(upstreams) => {
             let names = upstreams.iter().map(|upstream| quote(&upstream.name(None)));
             format!("server {}", names.collect::<Vec<_>>().join(" "))
         }
-        Server::Handler(program) => format!("exec {}", quote_command(&program.words())),
+        Destination::Handler(program) => format!("exec {}", quote_command(&program.words())),
     };
     text + &format!("# for the connection that is handed over: {server}\n")
 }

@@ -8,16 +8,16 @@ use std::time::Duration;
 use nix::unistd::{Gid, Uid};
 
 use super::{Explained, Shown};
+use crate::config::settings::Overflow;
 use crate::gate::{Rate, Rule};
 use crate::log;
 use crate::source::Bind;
-use crate::supervisor::Overflow;
 
 /// A struct of settings that are each written or not, and their inheritance.
 macro_rules! written {
     ($($(#[$doc:meta])+ $name:ident: $kind:ty,)+) => {
         /// Every setting as it stood in one scope: `None` or empty where it was not written.
-        /// Defaults are not in here; see [`crate::settings::default`].
+        /// Defaults are not in here; see [`crate::config::settings::default`].
         #[derive(Debug, Clone, Default, PartialEq)]
         pub struct Written {
             $($(#[$doc])+ pub $name: Option<$kind>,)+

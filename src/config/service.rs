@@ -11,10 +11,10 @@ use std::time::Duration;
 
 use nix::unistd::{Gid, Uid};
 
-use crate::config::{Entry, Server};
+use crate::config::settings::{Written, default};
+use crate::config::{Destination, Entry};
 use crate::gate::{AccessProgram, Gate, Limits, Rules};
 use crate::relay;
-use crate::settings::{Written, default};
 use crate::source::{Bind, Interface};
 use crate::sys::program::{Environment, Program};
 use crate::sys::user::Ids;
@@ -71,7 +71,11 @@ pub struct Forward {
 impl Service {
     /// The service that `written` describes, defaults filled in; for a place of its own, or whatever
     /// a client connected to.
-    pub fn new(bind: Option<&Bind>, written: Written, server: Server) -> Result<Service, Error> {
+    pub fn new(
+        bind: Option<&Bind>,
+        written: Written,
+        destination: Destination,
+    ) -> Result<Service, Error> {
         let program = match written.acp {
             None => None,
             Some(words) => Some(AccessProgram {
@@ -82,9 +86,9 @@ impl Service {
             }),
         };
         let idle_timeout = written.timeout.unwrap_or(default::TIMEOUT);
-        let action = match server {
-            Server::Handler(program) => Action::Exec(program),
-            Server::Upstreams(upstreams) => Action::Forward(Forward {
+        let action = match destination {
+            Destination::Handler(program) => Action::Exec(program),
+            Destination::Upstreams(upstreams) => Action::Forward(Forward {
                 route: Route {
                     upstreams,
                     connect_timeout: written.connect_timeout.unwrap_or(default::CONNECT_TIMEOUT),
@@ -202,10 +206,10 @@ impl Services {
                 interface,
                 port,
                 written,
-                server,
+                destination,
             } = entry;
             let bind = Bind { interface, port };
-            let service = Service::new(Some(&bind), written.within(defaults), server)?;
+            let service = Service::new(Some(&bind), written.within(defaults), destination)?;
             Ok(Placed {
                 place,
                 bind,

@@ -1,0 +1,41 @@
+//! What was written: the services of a configuration, with their places, before defaults are filled
+//! in. Every front end, be it the command line or a file of another program's, comes to this.
+
+use super::settings::Written;
+use crate::source::Interface;
+use crate::sys::program::Program;
+use crate::terms::place::Place;
+use crate::upstream::Upstream;
+
+/// A configuration, as it was written.
+#[derive(Debug, Default, PartialEq)]
+pub struct Config {
+    /// What holds for the server, and for every service that does not say otherwise.
+    pub defaults: Written,
+    /// The services, in the order of the file.
+    pub services: Vec<Entry>,
+}
+
+/// A service, as it was written.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Entry {
+    /// Where it was opened.
+    pub place: Place,
+    /// The local side it is for.
+    pub interface: Interface,
+    /// The local port it is for.
+    pub port: u16,
+    /// Its own settings, with what it inherits from its port.
+    pub written: Written,
+    /// What serves its clients.
+    pub destination: Destination,
+}
+
+/// What serves a connection.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Destination {
+    /// It is forwarded to the first of these that can be reached; there is at least one.
+    Upstreams(Vec<Upstream>),
+    /// This program is started for it.
+    Handler(Program),
+}
