@@ -1,6 +1,6 @@
 //! tcpproxy.conf(5): text in, what was written out, with places; and back to text.
 //!
-//! The parser is total: any bytes in, a [`Config`] or located problems out, all of them in one run.
+//! The parser is total: any bytes in, a [`Config`](crate::config::Config) or located problems out, all of them in one run.
 //! It reads through [`Files`] and touches nothing else. What the directives are is
 //! [`crate::config::settings`]' business, but for those that give the file its structure.
 
