@@ -38,33 +38,36 @@
 
 #![deny(unsafe_code)]
 
-pub mod config;
-pub mod gate;
-pub mod log;
+mod config;
+mod gate;
+mod log;
 pub mod relay;
-pub mod server;
-pub mod session;
-pub mod source;
-pub mod sys;
-pub mod terms;
-pub mod upstream;
+mod server;
+mod session;
+mod source;
+mod sys;
+mod terms;
+mod upstream;
 
 use nix::sys::signal::Signal;
 
 use config::answer;
 use config::cli::{self, CommandLine};
 use config::service::Service;
-pub use config::settings;
 use config::setup::Setup;
 use log::Log;
 use server::Again;
 use source::{Client, Listening, Source};
-pub use sys::Words;
-use sys::streams::Streams;
 use sys::user::Ids;
 use sys::{user, wait};
 use terms::error::{Error, Status};
-pub use terms::reason;
+
+// What the fuzz targets, the benchmark and the tests name. Nothing else is offered to anybody.
+pub use config::{file, settings};
+pub use log::report_panics;
+pub use sys::Words;
+pub use sys::streams::Streams;
+pub use terms::reason::Reason;
 
 /// The whole program, from its arguments to its exit. Nothing is torn down: the kernel does that
 /// sooner.

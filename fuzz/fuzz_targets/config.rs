@@ -7,7 +7,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use libfuzzer_sys::fuzz_target;
-use tcpproxy::config::{self, Files};
+use tcpproxy::file::{self, Files};
 
 /// One file, which is what every include finds too.
 struct OneFile<'a>(&'a [u8]);
@@ -23,13 +23,13 @@ impl Files for OneFile<'_> {
 }
 
 fuzz_target!(|bytes: &[u8]| {
-    match config::parse(Path::new("/fuzzed"), &OneFile(bytes)) {
+    match file::parse(Path::new("/fuzzed"), &OneFile(bytes)) {
         Err(problems) => assert!(!problems.is_empty()),
         Ok(parsed) => {
-            let printed = config::print(&parsed);
-            let again = config::parse(Path::new("/printed"), &OneFile(printed.as_bytes()));
+            let printed = file::print(&parsed);
+            let again = file::parse(Path::new("/printed"), &OneFile(printed.as_bytes()));
             let again = again.unwrap_or_else(|problems| panic!("{problems:?}\n{printed}"));
-            assert_eq!(config::print(&again), printed);
+            assert_eq!(file::print(&again), printed);
         }
     }
 });

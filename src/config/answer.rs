@@ -13,7 +13,11 @@ use crate::sys::streams::Streams;
 use crate::terms::error::{Error, Status};
 
 /// Gives the answer that a command line asks for; `None` if it asks to serve.
-pub fn instead(line: &CommandLine, streams: Streams, log: &Log) -> Result<Option<Status>, Error> {
+pub(crate) fn instead(
+    line: &CommandLine,
+    streams: Streams,
+    log: &Log,
+) -> Result<Option<Status>, Error> {
     let written = &line.written;
     let asked = (written.shown.is_some() || written.check == Some(true))
         || (written.list.is_some() || written.explain.is_some());

@@ -22,7 +22,7 @@ use crate::upstream::Upstream;
 
 /// A command line, parsed.
 #[derive(Debug, Default)]
-pub struct CommandLine {
+pub(crate) struct CommandLine {
     /// The options.
     pub written: Written,
     /// The `server` argument.
@@ -31,7 +31,7 @@ pub struct CommandLine {
 
 /// Parses the arguments (without the program's own name). The error names the option, the word,
 /// and what would be right; it is of status 64, or 78 for users and groups that cannot be.
-pub fn parse(arguments: impl Iterator<Item = OsString>) -> Result<CommandLine, Error> {
+pub(crate) fn parse(arguments: impl Iterator<Item = OsString>) -> Result<CommandLine, Error> {
     let arguments: Vec<OsString> = arguments.collect();
     let settings = mentioned(&arguments);
     let options = options(&settings);

@@ -11,29 +11,29 @@ use crate::upstream::Upstream;
 #[derive(Debug, Default, PartialEq)]
 pub struct Config {
     /// What holds for the server, and for every service that does not say otherwise.
-    pub defaults: Written,
+    pub(crate) defaults: Written,
     /// The services, in the order of the file.
-    pub services: Vec<Entry>,
+    pub(crate) services: Vec<Entry>,
 }
 
 /// A service, as it was written.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Entry {
+pub(crate) struct Entry {
     /// Where it was opened.
-    pub place: Place,
+    pub(crate) place: Place,
     /// The local side it is for.
-    pub interface: Interface,
+    pub(crate) interface: Interface,
     /// The local port it is for.
-    pub port: u16,
+    pub(crate) port: u16,
     /// Its own settings, with what it inherits from its port.
-    pub written: Written,
+    pub(crate) written: Written,
     /// What serves its clients.
-    pub destination: Destination,
+    pub(crate) destination: Destination,
 }
 
 /// What serves a connection.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Destination {
+pub(crate) enum Destination {
     /// It is forwarded to the first of these that can be reached; there is at least one.
     Upstreams(Vec<Upstream>),
     /// This program is started for it.

@@ -12,7 +12,7 @@ use crate::terms::error::Error;
 use crate::terms::escape::brief;
 
 /// What there is to say, and whether the rules would let the client in everywhere it asked for.
-pub struct Explanation {
+pub(crate) struct Explanation {
     /// Lines for people.
     pub text: String,
     /// Whether the rules would let it in.
@@ -21,7 +21,7 @@ pub struct Explanation {
 
 /// Explains what would happen to a client. Where it was not said what it reaches, every service is
 /// explained, and it has to be let in by all of them.
-pub fn explain(asked: &Explained, services: &Services) -> Result<Explanation, Error> {
+pub(crate) fn explain(asked: &Explained, services: &Services) -> Result<Explanation, Error> {
     let chosen: Vec<&Service> = match (asked.local, asked.port) {
         (Some(local), Some(port)) => {
             let reached = Endpoint::Inet(SocketAddr::new(local.to_canonical(), port));

@@ -5,13 +5,13 @@
 //! and the configuration file ([`mod@file`]) both say what was written (`entry`); `setup` merges
 //! them, and [`service`] is what comes of it.
 
-pub mod answer;
-pub mod cli;
+pub(crate) mod answer;
+pub(crate) mod cli;
 mod entry;
-pub mod explain;
+pub(crate) mod explain;
 pub mod file;
-pub mod service;
+pub(crate) mod service;
 pub mod settings;
-pub mod setup;
+pub(crate) mod setup;
 
-pub use entry::{Config, Destination, Entry};
+pub(crate) use entry::{Config, Destination, Entry};

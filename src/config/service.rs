@@ -25,32 +25,32 @@ use crate::upstream::Route;
 
 /// How clients are served.
 #[derive(Debug)]
-pub struct Service {
+pub(crate) struct Service {
     /// What it is called where services are told apart: `*:25`, or `-` for the only one.
-    pub label: String,
+    pub(crate) label: String,
     /// The local port that it is for, if it is for one.
-    pub port: Option<u16>,
+    pub(crate) port: Option<u16>,
     /// How many sessions one client may have.
-    pub limits: Limits,
+    pub(crate) limits: Limits,
     /// Who may pass.
-    pub gate: Gate,
+    pub(crate) gate: Gate,
     /// What happens to those who may.
-    pub action: Action,
+    pub(crate) action: Action,
     /// Who it is done as, when started as root.
-    pub ids: Ids,
+    pub(crate) ids: Ids,
     /// The user and the group that were asked for.
-    pub chosen: (Option<Uid>, Option<Gid>),
+    pub(crate) chosen: (Option<Uid>, Option<Gid>),
     /// What programs find in their environment.
-    pub environment: Environment,
+    pub(crate) environment: Environment,
     /// How long a session may last.
-    pub max_duration: Option<Duration>,
+    pub(crate) max_duration: Option<Duration>,
     /// The name under which its sessions are logged, if it has its own.
-    pub log_name: Option<String>,
+    pub(crate) log_name: Option<String>,
 }
 
 /// What happens to a client that was admitted.
 #[derive(Debug)]
-pub enum Action {
+pub(crate) enum Action {
     /// Its connection is forwarded.
     Forward(Forward),
     /// A program is started for it.
@@ -59,19 +59,19 @@ pub enum Action {
 
 /// How a connection is forwarded.
 #[derive(Debug)]
-pub struct Forward {
+pub(crate) struct Forward {
     /// Where to.
-    pub route: Route,
+    pub(crate) route: Route,
     /// By what means, and for how long.
-    pub relay: relay::Settings,
+    pub(crate) relay: relay::Settings,
     /// The base name of the transcript, if one is to be written.
-    pub transcript: Option<PathBuf>,
+    pub(crate) transcript: Option<PathBuf>,
 }
 
 impl Service {
     /// The service that `written` describes, defaults filled in; for a place of its own, or whatever
     /// a client connected to.
-    pub fn new(
+    pub(crate) fn new(
         bind: Option<&Bind>,
         written: Written,
         destination: Destination,
@@ -132,18 +132,18 @@ impl Service {
     }
 
     /// Whether its clients are forwarded.
-    pub fn forwards(&self) -> bool {
+    pub(crate) fn forwards(&self) -> bool {
         matches!(self.action, Action::Forward(_))
     }
 
     /// Whether a program will be started for a client that the rules let pass.
-    pub fn starts_a_program(&self) -> bool {
+    pub(crate) fn starts_a_program(&self) -> bool {
         self.gate.program.is_some() || !self.forwards()
     }
 
     /// What a client wants to reach, as access programs are told: the upstreams separated by
     /// blanks, or the handler's command. `port` is the one that the client connected to.
-    pub fn server_line(&self, port: Option<u16>) -> OsString {
+    pub(crate) fn server_line(&self, port: Option<u16>) -> OsString {
         match &self.action {
             Action::Exec(program) => program.line(),
             Action::Forward(forward) => {
@@ -159,7 +159,7 @@ impl Service {
 }
 
 /// Every service there is.
-pub enum Services {
+pub(crate) enum Services {
     /// The command line's: whatever a client connected to.
     One(Rc<Service>),
     /// The configuration file's: by what a client connected to.
@@ -167,7 +167,7 @@ pub enum Services {
 }
 
 /// The services of a file, in its order.
-pub struct Places {
+pub(crate) struct Places {
     placed: Vec<Placed>,
     /// The indices of those on each port: there may be thousands, and every client is for one.
     on_port: HashMap<u16, Vec<usize>>,
@@ -189,7 +189,7 @@ impl Places {
 }
 
 /// A service, and the local side it is for.
-pub struct Placed {
+pub(crate) struct Placed {
     place: Place,
     bind: Bind,
     service: Rc<Service>,
@@ -199,7 +199,7 @@ pub struct Placed {
 
 impl Services {
     /// The services of a configuration file whose settings hold within `defaults`.
-    pub fn of(entries: Vec<Entry>, defaults: &Written) -> Result<Services, Error> {
+    pub(crate) fn of(entries: Vec<Entry>, defaults: &Written) -> Result<Services, Error> {
         let place = |entry: Entry| {
             let Entry {
                 place,
@@ -225,7 +225,7 @@ impl Services {
     }
 
     /// The places to listen at.
-    pub fn binds(&self) -> Vec<Bind> {
+    pub(crate) fn binds(&self) -> Vec<Bind> {
         match self {
             Services::One(_) => Vec::new(),
             Services::ByPlace(places) => {
@@ -236,7 +236,7 @@ impl Services {
     }
 
     /// Every service.
-    pub fn all(&self) -> impl Iterator<Item = &Rc<Service>> {
+    pub(crate) fn all(&self) -> impl Iterator<Item = &Rc<Service>> {
         let (one, placed) = match self {
             Services::One(service) => (Some(service), &[][..]),
             Services::ByPlace(places) => (None, &places.placed[..]),
@@ -247,7 +247,7 @@ impl Services {
 
     /// Resolves the names of interfaces. Fails if one cannot be, or if two services turn out to be
     /// for the same address and port.
-    pub fn check_addresses(&self) -> Result<(), Error> {
+    pub(crate) fn check_addresses(&self) -> Result<(), Error> {
         let Services::ByPlace(places) = self else {
             return Ok(());
         };
@@ -270,7 +270,7 @@ impl Services {
     }
 
     /// Every service on this port.
-    pub fn all_on(&self, port: u16) -> Vec<&Service> {
+    pub(crate) fn all_on(&self, port: u16) -> Vec<&Service> {
         match self {
             Services::One(service) => vec![service],
             Services::ByPlace(places) => {
@@ -281,7 +281,7 @@ impl Services {
     }
 
     /// Every service that a client of this local address can reach.
-    pub fn all_for(&self, local: IpAddr) -> Result<Vec<&Service>, Error> {
+    pub(crate) fn all_for(&self, local: IpAddr) -> Result<Vec<&Service>, Error> {
         let local = local.to_canonical();
         let places = match self {
             Services::One(service) => return Ok(vec![service]),
@@ -300,7 +300,7 @@ impl Services {
 
     /// The service for a client that has connected here: the narrower one wins. An interface's
     /// name may have to be resolved. Where it cannot be, there is no telling.
-    pub fn find(&self, local: &Endpoint) -> Result<Option<&Rc<Service>>, Error> {
+    pub(crate) fn find(&self, local: &Endpoint) -> Result<Option<&Rc<Service>>, Error> {
         let places = match self {
             Services::One(service) => return Ok(Some(service)),
             Services::ByPlace(places) => places,

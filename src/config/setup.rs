@@ -17,37 +17,37 @@ use crate::terms::error::Error;
 use crate::terms::place::Place;
 
 /// Everything that is decided before a client connects.
-pub struct Setup {
+pub(crate) struct Setup {
     /// What holds for the server as a whole.
-    pub server: ServerPlan,
+    pub(crate) server: ServerPlan,
     /// How clients are served.
-    pub services: Services,
+    pub(crate) services: Services,
 }
 
 /// What holds for the server as a whole.
-pub struct ServerPlan {
+pub(crate) struct ServerPlan {
     /// Whether there is a configuration file, which can be read again.
-    pub from_file: bool,
+    pub(crate) from_file: bool,
     /// Whether to listen.
-    pub listening: Listening,
+    pub(crate) listening: Listening,
     /// Where to listen.
-    pub binds: Vec<Bind>,
+    pub(crate) binds: Vec<Bind>,
     /// What was written about the log.
-    pub log: log::Plan,
+    pub(crate) log: log::Plan,
     /// The pid file, if there is to be one.
-    pub pidfile: Option<PathBuf>,
+    pub(crate) pidfile: Option<PathBuf>,
     /// When the server is to end itself.
-    pub lifetime: Option<Duration>,
+    pub(crate) lifetime: Option<Duration>,
     /// Sessions at once.
-    pub max_sessions: Option<usize>,
+    pub(crate) max_sessions: Option<usize>,
     /// What happens to clients beyond that.
-    pub overflow: Overflow,
+    pub(crate) overflow: Overflow,
     /// Where processes that others started share their counts.
-    pub state_dir: Option<PathBuf>,
+    pub(crate) state_dir: Option<PathBuf>,
 }
 
 /// Why there is no setup.
-pub enum Unusable {
+pub(crate) enum Unusable {
     /// The command line is wrong, or something else than a file's content.
     Error(Error),
     /// The configuration file is wrong; there is at least one problem.
@@ -81,7 +81,7 @@ impl From<Unusable> for Error {
 impl Setup {
     /// What a command line and the configuration file it calls for come to. The file is read
     /// only if there is no `server` argument, or if it was named.
-    pub fn new(line: &CommandLine) -> Result<Setup, Unusable> {
+    pub(crate) fn new(line: &CommandLine) -> Result<Setup, Unusable> {
         let config = config_path(line)?.map(read).transpose()?;
         let from_file = config.is_some();
         let standalone_in_file = config.as_ref().and_then(|file| file.defaults.standalone);
@@ -152,7 +152,7 @@ impl ServerPlan {
 
 /// The configuration that a command line calls for, if it does, with the command line's own
 /// settings over the file's defaults, as `-zz` prints it.
-pub fn effective_config(line: &CommandLine) -> Result<Config, Unusable> {
+pub(crate) fn effective_config(line: &CommandLine) -> Result<Config, Unusable> {
     let config = config_path(line)?.map(read).transpose()?;
     let mut config = *config.unwrap_or_default();
     config.defaults = line.written.clone().within(&config.defaults);

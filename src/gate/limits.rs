@@ -13,16 +13,16 @@ use crate::terms::value::{self, Complaint};
 
 /// What one client address may do.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct Limits {
+pub(crate) struct Limits {
     /// Sessions at once.
-    pub max_per_source: Option<usize>,
+    pub(crate) max_per_source: Option<usize>,
     /// New sessions in a time.
-    pub rate: Option<Rate>,
+    pub(crate) rate: Option<Rate>,
 }
 
 /// How often: a token bucket that holds `burst` tokens and gains `count` in `period`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Rate {
+pub(crate) struct Rate {
     count: u32,
     period: Duration,
     burst: u32,
@@ -31,7 +31,7 @@ pub struct Rate {
 impl Rate {
     /// Parses `N/S` or `N/S:B`: N sessions in S seconds on average, B of them at once (N if it is
     /// not said).
-    pub fn parse(text: &str) -> Result<Rate, Complaint> {
+    pub(crate) fn parse(text: &str) -> Result<Rate, Complaint> {
         let bad = || {
             format!(
                 "'{}' is not a rate: write sessions/seconds, as in 10/60, or sessions/seconds:burst",
@@ -61,20 +61,20 @@ impl Rate {
     }
 
     /// The time in which an empty bucket fills.
-    pub fn longest(&self) -> Duration {
+    pub(crate) fn longest(&self) -> Duration {
         self.interval().saturating_mul(self.burst)
     }
 
     /// A bucket's level as it can be: none is emptier than its size, although the clock may have
     /// been put back since it was noted, or the rate may have been another.
-    pub fn at_most_empty(&self, full_at: Duration, now: Duration) -> Duration {
+    pub(crate) fn at_most_empty(&self, full_at: Duration, now: Duration) -> Duration {
         full_at.min(now.saturating_add(self.longest()))
     }
 
     /// Takes a token from a bucket, in which the level is told by when it will be full again
     /// (`full_at`, counted from any moment that `now` is counted from). Returns the new time, or
     /// nothing if there is no token.
-    pub fn take(&self, full_at: Duration, now: Duration) -> Option<Duration> {
+    pub(crate) fn take(&self, full_at: Duration, now: Duration) -> Option<Duration> {
         let full_at = full_at.max(now).saturating_add(self.interval());
         // A burst is as many tokens as the bucket holds: so many intervals until it is full.
         (full_at - now <= self.longest()).then_some(full_at)
@@ -95,7 +95,7 @@ impl fmt::Display for Rate {
 /// Whom limits count as one client: an IPv4 address, or the /64 of an IPv6 address, which is what
 /// one customer is given at least (RFC 6177).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Source {
+pub(crate) enum Source {
     /// An IPv4 address.
     V4(u32),
     /// The first 64 bits of an IPv6 address.
@@ -104,7 +104,7 @@ pub enum Source {
 
 impl Source {
     /// The source that a client counts as; `None` for unix-domain clients, which have no address.
-    pub fn of(client: &Endpoint) -> Option<Source> {
+    pub(crate) fn of(client: &Endpoint) -> Option<Source> {
         match client {
             Endpoint::Inet(address) => Some(match address.ip() {
                 IpAddr::V4(v4) => Source::V4(v4.to_bits()),
@@ -116,7 +116,7 @@ impl Source {
 }
 
 /// The sources that one server knows of: by service, since each has limits of its own.
-pub struct Sources {
+pub(crate) struct Sources {
     known: HashMap<(String, Source), Known>,
     epoch: Instant,
     /// How many are kept before those that have nothing to remember are dropped.
@@ -131,7 +131,7 @@ struct Known {
 
 /// A session that counts.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct Counted {
+pub(crate) struct Counted {
     service: String,
     source: Source,
 }
@@ -152,7 +152,7 @@ impl Default for Sources {
 impl Sources {
     /// Counts a new session of this client at this service, or says why it may not begin. A
     /// session that may not costs no token, so that a client recovers while it is refused.
-    pub fn begin(
+    pub(crate) fn begin(
         &mut self,
         service: &str,
         client: &Endpoint,
@@ -184,7 +184,7 @@ impl Sources {
     }
 
     /// Counts a session no more.
-    pub fn end(&mut self, counted: &Counted) {
+    pub(crate) fn end(&mut self, counted: &Counted) {
         let key = (counted.service.clone(), counted.source);
         if let Some(known) = self.known.get_mut(&key) {
             known.live = known.live.saturating_sub(1);

@@ -16,58 +16,58 @@ use crate::log::Journal;
 use crate::source::Client;
 use crate::sys::program::Program;
 
-pub use limits::{Counted, Limits, Rate, Source, Sources};
-pub use program::AccessProgram;
-pub use rules::{Rule, Rules, Verdict};
-pub use state_dir::StateDir;
+pub(crate) use limits::{Counted, Limits, Rate, Source, Sources};
+pub(crate) use program::AccessProgram;
+pub(crate) use rules::{Rule, Rules, Verdict};
+pub(crate) use state_dir::StateDir;
 
 /// What a client has to pass.
 #[derive(Debug)]
-pub struct Gate {
+pub(crate) struct Gate {
     /// The access rules.
-    pub rules: Rules,
+    pub(crate) rules: Rules,
     /// The access control program, if there is one.
-    pub program: Option<AccessProgram>,
+    pub(crate) program: Option<AccessProgram>,
 }
 
 /// A client the gate let in. Only [`Gate::admit`] makes one.
 #[must_use]
-pub struct Admitted {
+pub(crate) struct Admitted {
     client: Client,
 }
 
 impl Admitted {
     /// The client.
-    pub fn client(&self) -> &Client {
+    pub(crate) fn client(&self) -> &Client {
         &self.client
     }
 
     /// The client, for whom it is handed on to.
-    pub fn into_client(self) -> Client {
+    pub(crate) fn into_client(self) -> Client {
         self.client
     }
 }
 
 /// A client that the rules let pass. Only [`Gate::check_rules`] makes one.
 #[must_use]
-pub struct Passed {
+pub(crate) struct Passed {
     client: Client,
 }
 
 impl Passed {
     /// The client.
-    pub fn client(&self) -> &Client {
+    pub(crate) fn client(&self) -> &Client {
         &self.client
     }
 }
 
 /// What a client was refused by: a rule, or that none lets it pass.
 #[derive(Debug)]
-pub struct RefusedBy<'a>(Option<&'a Rule>);
+pub(crate) struct RefusedBy<'a>(Option<&'a Rule>);
 
 impl RefusedBy<'_> {
     /// Whether it was that no allow rule matched, and not a deny rule.
-    pub fn no_rule_allows(&self) -> bool {
+    pub(crate) fn no_rule_allows(&self) -> bool {
         self.0.is_none()
     }
 }
@@ -83,18 +83,18 @@ impl fmt::Display for RefusedBy<'_> {
 
 /// Why a client that passed the rules was not admitted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Denied {
+pub(crate) enum Denied {
     /// The access program did not grant access.
-    ByProgram,
+    Refused,
     /// The session was asked to end before the access program had answered.
-    ByTermination,
+    Terminated,
     /// The session's time was over before the access program had answered.
-    ByTime,
+    TimeOver,
 }
 
 impl Gate {
     /// Asks the rules about a client. One that is refused is closed.
-    pub fn check_rules(&self, client: Client) -> Result<Passed, RefusedBy<'_>> {
+    pub(crate) fn check_rules(&self, client: Client) -> Result<Passed, RefusedBy<'_>> {
         match self.rules.judge(&client.address) {
             Verdict::Pass(_) => Ok(Passed { client }),
             Verdict::Refuse(rule) => Err(RefusedBy(rule)),
@@ -104,7 +104,7 @@ impl Gate {
     /// Asks the access program, if there is one; `prepare` makes it the command that tells it of this
     /// client. It fails closed. A client that is denied has been sent all that the program had to
     /// say to it when this returns.
-    pub fn admit(
+    pub(crate) fn admit(
         &self,
         Passed { client }: Passed,
         prepare: impl FnOnce(&Program) -> Command,

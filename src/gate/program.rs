@@ -25,11 +25,11 @@ use crate::terms::escape::escape;
 
 /// An access control program.
 #[derive(Debug)]
-pub struct AccessProgram {
+pub(crate) struct AccessProgram {
     /// What is run.
-    pub program: Program,
+    pub(crate) program: Program,
     /// How long it may take.
-    pub timeout: Duration,
+    pub(crate) timeout: Duration,
 }
 
 /// Between SIGTERM and SIGKILL for a program that takes too long.
@@ -60,13 +60,13 @@ impl AccessProgram {
                 journal.debug(format_args!("{who}: granted"));
                 return Ok(());
             }
-            Ok(Verdict::Terminated) => return Err(Denied::ByTermination),
-            Ok(Verdict::TooSlow) if session_ends_first => return Err(Denied::ByTime),
+            Ok(Verdict::Terminated) => return Err(Denied::Terminated),
+            Ok(Verdict::TooSlow) if session_ends_first => return Err(Denied::TimeOver),
             Ok(verdict) => verdict.cause(),
             Err(errno) => describe(errno),
         };
         journal.notice(format_args!("{who}: denied: {cause}"));
-        Err(Denied::ByProgram)
+        Err(Denied::Refused)
     }
 
     fn run(

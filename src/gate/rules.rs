@@ -10,11 +10,11 @@ use crate::terms::value::Complaint;
 
 /// The rules of a service. A deny that matches refuses; where there are allows, one must match.
 #[derive(Debug, Default)]
-pub struct Rules(Vec<Rule>);
+pub(crate) struct Rules(Vec<Rule>);
 
 /// One rule.
 #[derive(Debug, Clone)]
-pub struct Rule {
+pub(crate) struct Rule {
     effect: Effect,
     pattern: Pattern,
     written: String,
@@ -53,7 +53,7 @@ impl From<Vec<Rule>> for Rules {
 
 /// What rules say of a client, and which of them says it.
 #[derive(Debug, PartialEq)]
-pub enum Verdict<'a> {
+pub(crate) enum Verdict<'a> {
     /// It may pass: by an allow rule, or as there is none and no deny rule matches.
     Pass(Option<&'a Rule>),
     /// It may not: by a deny rule, or as no allow rule matches.
@@ -62,7 +62,7 @@ pub enum Verdict<'a> {
 
 impl Rules {
     /// Judges a client.
-    pub fn judge(&self, client: &Endpoint) -> Verdict<'_> {
+    pub(crate) fn judge(&self, client: &Endpoint) -> Verdict<'_> {
         let of = |effect| self.0.iter().filter(move |rule| rule.effect == effect);
         let matching = |effect| of(effect).find(|rule| rule.pattern.matches(client));
         if let Some(deny) = matching(Effect::Deny) {
@@ -78,12 +78,12 @@ impl Rules {
 
 impl Rule {
     /// A rule that lets clients pass.
-    pub fn allow(pattern: &str, place: Place) -> Result<Rule, Complaint> {
+    pub(crate) fn allow(pattern: &str, place: Place) -> Result<Rule, Complaint> {
         Rule::new(Effect::Allow, pattern, place)
     }
 
     /// A rule that refuses clients.
-    pub fn deny(pattern: &str, place: Place) -> Result<Rule, Complaint> {
+    pub(crate) fn deny(pattern: &str, place: Place) -> Result<Rule, Complaint> {
         Rule::new(Effect::Deny, pattern, place)
     }
 
@@ -97,17 +97,17 @@ impl Rule {
     }
 
     /// Whether it lets clients pass, rather than refusing them.
-    pub fn is_allow(&self) -> bool {
+    pub(crate) fn is_allow(&self) -> bool {
         self.effect == Effect::Allow
     }
 
     /// The clients it is about, as it was written.
-    pub fn pattern(&self) -> &str {
+    pub(crate) fn pattern(&self) -> &str {
         &self.written
     }
 
     /// Where it was written.
-    pub fn place(&self) -> &Place {
+    pub(crate) fn place(&self) -> &Place {
         &self.place
     }
 }

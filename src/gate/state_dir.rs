@@ -28,7 +28,7 @@ use crate::terms::reason::Reason;
 
 /// The directory.
 #[derive(Debug)]
-pub struct StateDir {
+pub(crate) struct StateDir {
     path: PathBuf,
 }
 
@@ -44,7 +44,7 @@ const LONGEST_FILE: u64 = 1 << 20;
 impl StateDir {
     /// Takes a directory into use, and creates it if it is not there. It must belong to root or
     /// to us, and nobody else may write to it.
-    pub fn open(path: &Path) -> Result<StateDir, Error> {
+    pub(crate) fn open(path: &Path) -> Result<StateDir, Error> {
         // Without a slash at the end, which would have a link followed.
         let path: &Path = &path.components().collect::<PathBuf>();
         let what = || {
@@ -78,7 +78,7 @@ impl StateDir {
 
     /// Counts this process as a session of the client, for as long as it (or the program that it
     /// becomes) lives; or says why the session may not begin.
-    pub fn begin(
+    pub(crate) fn begin(
         &self,
         service: &str,
         client: &Client,

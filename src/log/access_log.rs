@@ -12,11 +12,11 @@ use crate::terms::escape::escape;
 
 /// What the access log is to be.
 #[derive(Debug, Clone)]
-pub struct Plan {
+pub(crate) struct Plan {
     /// The file.
-    pub path: PathBuf,
+    pub(crate) path: PathBuf,
     /// What its lines look like.
-    pub format: Format,
+    pub(crate) format: Format,
 }
 
 /// The file.

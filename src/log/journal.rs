@@ -14,7 +14,7 @@ use crate::terms::facts::Facts;
 use crate::terms::reason::Reason;
 
 /// The lines of one session.
-pub struct Journal<'a> {
+pub(crate) struct Journal<'a> {
     facts: Facts,
     started: Instant,
     /// Its opened line is still to be written.
@@ -23,29 +23,29 @@ pub struct Journal<'a> {
 }
 
 /// How a session ended, and what it had come to.
-pub struct Ended {
+pub(crate) struct Ended {
     /// The upstream or handler that was used last.
-    pub server: String,
+    pub(crate) server: String,
     /// Bytes delivered to the upstream.
-    pub sent: u64,
+    pub(crate) sent: u64,
     /// Bytes delivered to the client.
-    pub received: u64,
+    pub(crate) received: u64,
     /// Why it ended.
-    pub reason: Reason,
+    pub(crate) reason: Reason,
     /// It was refused as no allow rule matched.
-    pub not_allowed: bool,
+    pub(crate) not_allowed: bool,
     /// The signal that ended its process, if one did.
-    pub signal: Option<String>,
+    pub(crate) signal: Option<String>,
 }
 
 impl Ended {
     /// Without anything having been reached for.
-    pub fn before_action(reason: Reason) -> Ended {
+    pub(crate) fn before_action(reason: Reason) -> Ended {
         Ended::without_bytes("-", reason)
     }
 
     /// Without a byte having been counted.
-    pub fn without_bytes(server: impl Into<String>, reason: Reason) -> Ended {
+    pub(crate) fn without_bytes(server: impl Into<String>, reason: Reason) -> Ended {
         Ended {
             server: server.into(),
             sent: 0,
@@ -59,12 +59,12 @@ impl Ended {
 
 impl<'a> Journal<'a> {
     /// Begins the journal of a session, which begins now.
-    pub fn begin(facts: Facts, log: &'a Log) -> Journal<'a> {
+    pub(crate) fn begin(facts: Facts, log: &'a Log) -> Journal<'a> {
         Journal::resumed(facts, Instant::now(), log)
     }
 
     /// The journal of a session that began earlier, in another process.
-    pub fn resumed(facts: Facts, started: Instant, log: &'a Log) -> Journal<'a> {
+    pub(crate) fn resumed(facts: Facts, started: Instant, log: &'a Log) -> Journal<'a> {
         Journal {
             facts,
             started,
@@ -74,24 +74,24 @@ impl<'a> Journal<'a> {
     }
 
     /// What is known of the session.
-    pub fn facts(&self) -> &Facts {
+    pub(crate) fn facts(&self) -> &Facts {
         &self.facts
     }
 
     /// When the session began.
-    pub fn started(&self) -> Instant {
+    pub(crate) fn started(&self) -> Instant {
         self.started
     }
 
     /// Notes that the session has passed the limits. The line is put off until there is time, but
     /// comes before any other: see [`Journal::catch_up`].
-    pub fn open(&mut self, name: Option<String>, ids: Ids) {
+    pub(crate) fn open(&mut self, name: Option<String>, ids: Ids) {
         self.facts.name = name;
         self.opened.set(Some(ids));
     }
 
     /// Writes the line that was put off. To be called before anything that may take a while.
-    pub fn catch_up(&self) {
+    pub(crate) fn catch_up(&self) {
         let Some(ids) = self.opened.take() else {
             return;
         };
@@ -109,7 +109,7 @@ impl<'a> Journal<'a> {
     }
 
     /// Notes the session's end. Returns the status of a process that had no other.
-    pub fn close(&self, ended: Ended) -> Status {
+    pub(crate) fn close(&self, ended: Ended) -> Status {
         self.catch_up();
         let record = Record {
             session: self.facts.session,
@@ -121,22 +121,22 @@ impl<'a> Journal<'a> {
     }
 
     /// Says what failed.
-    pub fn error(&self, what: &dyn Display) {
+    pub(crate) fn error(&self, what: &dyn Display) {
         self.line(Level::Error, what);
     }
 
     /// Says what is not as it was asked for.
-    pub fn warning(&self, what: impl Display) {
+    pub(crate) fn warning(&self, what: impl Display) {
         self.line(Level::Warning, what);
     }
 
     /// Says something worth knowing.
-    pub fn notice(&self, what: impl Display) {
+    pub(crate) fn notice(&self, what: impl Display) {
         self.line(Level::Notice, what);
     }
 
     /// Says a step in between.
-    pub fn debug(&self, what: impl Display) {
+    pub(crate) fn debug(&self, what: impl Display) {
         self.line(Level::Debug, what);
     }
 
@@ -161,7 +161,7 @@ fn level_of(reason: Reason) -> Level {
 
 /// Notes a client that was gone before anything could be learnt about it. Returns the status of
 /// a process that was started for it.
-pub fn note_gone(log: &Log) -> Status {
+pub(crate) fn note_gone(log: &Log) -> Status {
     let record = Record {
         session: u64::from(process::id()),
         facts: None,

@@ -2,7 +2,7 @@
 
 /// How grave a line is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
-pub enum Level {
+pub(crate) enum Level {
     /// Something failed that should not.
     Error,
     /// Something is not as it was asked for, but service goes on.
@@ -18,7 +18,7 @@ pub enum Level {
 
 impl Level {
     /// The levels by name, gravest first.
-    pub const WORDS: &[(&str, Level)] = &[
+    pub(crate) const WORDS: &[(&str, Level)] = &[
         ("error", Level::Error),
         ("warning", Level::Warning),
         ("notice", Level::Notice),

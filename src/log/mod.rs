@@ -25,21 +25,21 @@ use crate::terms::error::{Error, Status};
 use crate::terms::escape::escape;
 
 use access_log::AccessLog;
-pub use access_log::Plan as AccessLogPlan;
-pub use journal::{Ended, Journal, note_gone};
-pub use level::Level;
-pub use record::Format;
+pub(crate) use access_log::Plan as AccessLogPlan;
+pub(crate) use journal::{Ended, Journal, note_gone};
+pub(crate) use level::Level;
+pub(crate) use record::Format;
 use record::Record;
-pub use sink::Target;
+pub(crate) use sink::Target;
 use sink::{Sink, open_file};
-pub use time::timestamp;
+pub(crate) use time::timestamp;
 
 /// The name under which lines are logged unless another is asked for.
-pub const DEFAULT_NAME: &str = "tcpproxy";
+pub(crate) const DEFAULT_NAME: &str = "tcpproxy";
 
 /// What the log is to be.
 #[derive(Debug, Default)]
-pub struct Plan {
+pub(crate) struct Plan {
     /// The name under which lines are logged.
     pub name: Option<String>,
     /// The least grave level that is logged.
@@ -52,7 +52,7 @@ pub struct Plan {
 
 /// The log: lines in, to every sink.
 #[derive(Clone)]
-pub struct Log {
+pub(crate) struct Log {
     name: Rc<str>,
     level: Level,
     sinks: Rc<[Sink]>,
@@ -64,7 +64,7 @@ pub struct Log {
 impl Log {
     /// A log for what goes wrong before the settings are known: it has nothing but
     /// [`Log::fatal`] to say, on standard error, or to syslog where that is the client.
-    pub fn at_start(streams: Streams) -> Log {
+    pub(crate) fn at_start(streams: Streams) -> Log {
         let stderr = !streams.stderr_is_client;
         Log {
             name: Rc::from(DEFAULT_NAME),
@@ -80,7 +80,7 @@ impl Log {
 
     /// A log as the settings want it. Without targets: syslog, and standard error too where a
     /// server of our own runs on a terminal. Files are opened at once, with the ids of now.
-    pub fn open(plan: &Plan, standalone: bool, streams: Streams) -> Result<Log, Error> {
+    pub(crate) fn open(plan: &Plan, standalone: bool, streams: Streams) -> Result<Log, Error> {
         let Plan {
             name,
             level,
@@ -124,7 +124,7 @@ impl Log {
     }
 
     /// The same log for lines under another name, if there is one.
-    pub fn under(&self, name: Option<&str>) -> Cow<'_, Log> {
+    pub(crate) fn under(&self, name: Option<&str>) -> Cow<'_, Log> {
         match name {
             None => Cow::Borrowed(self),
             Some(name) => Cow::Owned(Log {
@@ -146,7 +146,7 @@ impl Log {
 
     /// Says what must not be missed, such as why the program ends: on standard error, whatever the
     /// log's targets are, unless that is the client; and in the log.
-    pub fn fatal(&self, error: &Error) {
+    pub(crate) fn fatal(&self, error: &Error) {
         let text = printable(error);
         if self.stderr {
             // Nobody is left to tell if this fails.
@@ -163,38 +163,33 @@ impl Log {
     }
 
     /// Says what failed that should not.
-    pub fn error(&self, what: impl Display) {
+    pub(crate) fn error(&self, what: impl Display) {
         self.line(Level::Error, what);
     }
 
     /// Says what is not as it was asked for.
-    pub fn warning(&self, what: impl Display) {
+    pub(crate) fn warning(&self, what: impl Display) {
         self.line(Level::Warning, what);
     }
 
     /// Says something worth knowing.
-    pub fn notice(&self, what: impl Display) {
+    pub(crate) fn notice(&self, what: impl Display) {
         self.line(Level::Notice, what);
     }
 
     /// Says what is going on.
-    pub fn info(&self, what: impl Display) {
+    pub(crate) fn info(&self, what: impl Display) {
         self.line(Level::Info, what);
     }
 
-    /// Says a step in between.
-    pub fn debug(&self, what: impl Display) {
-        self.line(Level::Debug, what);
-    }
-
     /// Whether lines of this level are logged.
-    pub fn is_logged(&self, level: Level) -> bool {
+    pub(crate) fn is_logged(&self, level: Level) -> bool {
         level <= self.level
     }
 
     /// One line, to every sink. A sink that cannot take it loses it: there is nobody to tell,
     /// and a session must not wait for its log.
-    pub fn line(&self, level: Level, what: impl Display) {
+    pub(crate) fn line(&self, level: Level, what: impl Display) {
         if !self.is_logged(level) || !self.sinks.iter().any(Sink::is_heard) {
             return;
         }

@@ -12,7 +12,7 @@ use crate::terms::reason::Reason;
 
 /// What a line looks like.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Format {
+pub(crate) enum Format {
     /// As the closed line in the log.
     #[default]
     Tcpproxy,
@@ -26,7 +26,7 @@ pub enum Format {
 
 impl Format {
     /// The formats by name.
-    pub const WORDS: &[(&str, Format)] = &[
+    pub(crate) const WORDS: &[(&str, Format)] = &[
         ("tcpproxy", Format::Tcpproxy),
         ("common", Format::Common),
         ("rinetd", Format::Rinetd),

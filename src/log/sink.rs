@@ -20,7 +20,7 @@ use crate::terms::value::{self, Complaint};
 
 /// Where lines are to go.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Target {
+pub(crate) enum Target {
     /// syslog(3), facility daemon.
     Syslog,
     /// Standard error.
@@ -33,7 +33,7 @@ pub enum Target {
 
 impl Target {
     /// Parses `syslog`, `stderr`, `stdout` or `file:PATH`.
-    pub fn parse(text: &str) -> Result<Target, Complaint> {
+    pub(crate) fn parse(text: &str) -> Result<Target, Complaint> {
         match text.strip_prefix("file:") {
             Some("") => Err("'file:' needs a path, as in file:/var/log/tcpproxy.log".to_owned()),
             Some(path) => value::path(path).map(Target::File),

@@ -7,7 +7,7 @@ use crate::sys::{self, LocalTime};
 
 /// A moment as RFC 3339 has it, in local time with its offset, and so many digits (at most 6)
 /// after the second's point.
-pub fn timestamp(moment: SystemTime, digits: usize) -> impl Display {
+pub(crate) fn timestamp(moment: SystemTime, digits: usize) -> impl Display {
     Timestamp {
         time: sys::local_time(moment),
         digits,

@@ -65,7 +65,7 @@ const WATCHED: [Signal; 6] = [
 ];
 
 /// What SIGHUP asks for.
-pub struct Again<'a> {
+pub(crate) struct Again<'a> {
     /// Reads the configuration once more.
     pub setup: &'a dyn Fn() -> Result<Setup, Error>,
     /// Opens the log that a setup wants.
@@ -74,13 +74,13 @@ pub struct Again<'a> {
 
 /// Has the signals noted that a server acts upon. To be called before it can be seen to listen:
 /// who sees that may send one.
-pub fn watch_signals() -> Result<(), Error> {
+pub(crate) fn watch_signals() -> Result<(), Error> {
     sys::watch_signals(&WATCHED, &[]).map_err(|errno| Error::system("signals", errno))
 }
 
 /// Serves the clients of these listeners until asked to end, or until idle where that was asked
 /// for. Ends with status 0.
-pub fn run(
+pub(crate) fn run(
     listeners: Listeners,
     setup: Setup,
     log: &mut Log,

@@ -28,14 +28,19 @@ use crate::terms::reason::Reason;
 use crate::upstream::News;
 
 /// Notes a client that no service is for, and that is closed.
-pub fn note_unserved(client: &Client, log: &Log) {
+pub(crate) fn note_unserved(client: &Client, log: &Log) {
     Journal::begin(client.facts(), log).close(Ended::before_action(Reason::InternalError));
 }
 
 /// Serves one client, and returns the status that a process exits with which had no other. Where
 /// a handler replaces this process, it does not return. `state_dir` is where processes that serve
 /// one client each share their counts.
-pub fn serve(client: Client, service: &Service, state_dir: Option<&Path>, log: &Log) -> Status {
+pub(crate) fn serve(
+    client: Client,
+    service: &Service,
+    state_dir: Option<&Path>,
+    log: &Log,
+) -> Status {
     let mut journal = Journal::begin(client.facts(), log);
     if service.forwards() {
         relay::set_urgent_in_line(client.socket.as_fd(), true);
@@ -87,9 +92,9 @@ pub fn serve(client: Client, service: &Service, state_dir: Option<&Path>, log: &
     let admitted = service.gate.admit(passed, prepare, ends_at, &journal);
     let ended = match (admitted, &service.action) {
         (Err(denied), _) => Ended::before_action(match denied {
-            Denied::ByProgram => Reason::DeniedByProgram,
-            Denied::ByTermination => Reason::Terminated,
-            Denied::ByTime => Reason::MaxDuration,
+            Denied::Refused => Reason::DeniedByProgram,
+            Denied::Terminated => Reason::Terminated,
+            Denied::TimeOver => Reason::MaxDuration,
         }),
         (Ok(admitted), Action::Forward(forward)) => relay_to(admitted, forward, ends_at, &journal),
         (Ok(admitted), Action::Exec(program)) => {

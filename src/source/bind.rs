@@ -14,16 +14,16 @@ use crate::terms::value::Complaint;
 
 /// A place to listen: `[interface:]port`.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Bind {
+pub(crate) struct Bind {
     /// Where.
-    pub interface: Interface,
+    pub(crate) interface: Interface,
     /// The TCP port; 0 has the kernel choose one.
-    pub port: u16,
+    pub(crate) port: u16,
 }
 
 /// The local side that a listener is for.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub enum Interface {
+pub(crate) enum Interface {
     /// Every address, of both families.
     Any,
     /// One address.
@@ -34,7 +34,7 @@ pub enum Interface {
 
 impl Bind {
     /// Parses `port`, `address:port`, `[v6]:port`, `host:port` or `eth0:port`.
-    pub fn parse(text: &str) -> Result<Bind, Complaint> {
+    pub(crate) fn parse(text: &str) -> Result<Bind, Complaint> {
         let (interface, port) = match text.rsplit_once(':') {
             None => (Interface::Any, text),
             Some(("" | "*", port)) => (Interface::Any, port),
@@ -76,7 +76,7 @@ impl fmt::Display for Interface {
 impl Interface {
     /// Parses an address (IPv6 with brackets or without), a host name or a network interface's
     /// name.
-    pub fn parse(text: &str) -> Result<Interface, Complaint> {
+    pub(crate) fn parse(text: &str) -> Result<Interface, Complaint> {
         if let Ok(address) = text.parse::<IpAddr>() {
             return Ok(Interface::Address(address.to_canonical()));
         }
@@ -98,7 +98,7 @@ impl Interface {
     }
 
     /// The addresses it stands for now. Resolves names.
-    pub fn addresses(&self) -> Result<Vec<IpAddr>, Error> {
+    pub(crate) fn addresses(&self) -> Result<Vec<IpAddr>, Error> {
         let places = self.places(0)?.into_iter();
         Ok(places.map(|place| place.ip()).collect())
     }

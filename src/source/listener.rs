@@ -18,11 +18,11 @@ use crate::terms::endpoint::Endpoint;
 use crate::terms::error::{Error, Status, describe};
 
 /// A listening socket.
-pub struct Listener {
+pub(crate) struct Listener {
     /// The socket.
-    pub socket: OwnedFd,
+    pub(crate) socket: OwnedFd,
     /// The address it listens on.
-    pub local: Endpoint,
+    pub(crate) local: Endpoint,
     /// What it was bound for, if we have bound it.
     pub(super) planned: Option<Planned>,
 }
@@ -83,7 +83,7 @@ fn planned(binds: &[Bind]) -> Result<Vec<(Planned, bool)>, Error> {
 }
 
 /// Fails if there is no place to listen at: the configuration file has defaults only.
-pub fn something_to_listen_for(binds: &[Bind]) -> Result<(), Error> {
+pub(crate) fn something_to_listen_for(binds: &[Bind]) -> Result<(), Error> {
     match binds.is_empty() {
         true => Err(Error::config(
             "the configuration has no service to listen for: write port, and server or exec",
@@ -127,7 +127,7 @@ fn cannot_listen(place: Planned, errno: Errno) -> Error {
 
 impl Listener {
     /// Accepts the next client, whose session has this number.
-    pub fn accept(&self, serial: u64) -> nix::Result<Client> {
+    pub(crate) fn accept(&self, serial: u64) -> nix::Result<Client> {
         let (socket, address) = sys::accept(self.socket.as_fd())?;
         // One whose address is not understood must not pass for one that has none.
         let address = address.as_ref().and_then(Endpoint::from_address);
@@ -154,7 +154,7 @@ impl Listener {
 
     /// Brings listeners in line with the places that are wanted now. Those that stay are not
     /// touched, so that no client in their backlogs is lost. What cannot be bound is reported.
-    pub fn rebind(listeners: &mut Vec<Listener>, binds: &[Bind], log: &Log) {
+    pub(crate) fn rebind(listeners: &mut Vec<Listener>, binds: &[Bind], log: &Log) {
         let planned = match planned(binds) {
             Ok(planned) => planned,
             Err(error) => {

@@ -17,11 +17,11 @@ use crate::terms::endpoint::Endpoint;
 use crate::terms::error::Error;
 use crate::terms::facts::Facts;
 
-pub use bind::{Bind, Interface};
-pub use listener::{Listener, something_to_listen_for};
+pub(crate) use bind::{Bind, Interface};
+pub(crate) use listener::{Listener, something_to_listen_for};
 
 /// What there is to serve.
-pub enum Source {
+pub(crate) enum Source {
     /// One connection that was handed over.
     Connection(Client),
     /// One connection that was handed over, and was gone before we could look at it.
@@ -31,18 +31,18 @@ pub enum Source {
 }
 
 /// Listening sockets, and how long to serve them.
-pub struct Listeners {
+pub(crate) struct Listeners {
     /// The sockets; at least one.
-    pub sockets: Vec<Listener>,
+    pub(crate) sockets: Vec<Listener>,
     /// Whether we have bound them.
-    pub own: bool,
+    pub(crate) own: bool,
     /// Whether to end after so long without a session (inetd's `wait` expects its server to).
-    pub until_idle: Option<Duration>,
+    pub(crate) until_idle: Option<Duration>,
 }
 
 /// Whether the server listens itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Listening {
+pub(crate) enum Listening {
     /// It does, and looks for nothing that was handed over.
     Always,
     /// It does if nothing was handed over.
@@ -58,7 +58,7 @@ const INETD_WAIT_IDLE: Duration = Duration::from_secs(60);
 /// Finds what there is to serve: own listeners if asked for, else what systemd passed, else what
 /// descriptor 0 is, else own listeners if they are called for then. What has to be known before
 /// clients are accepted is found out by `prepare`.
-pub fn find(
+pub(crate) fn find(
     listening: Listening,
     binds: &[Bind],
     prepare: impl Fn() -> Result<(), Error>,
@@ -98,20 +98,20 @@ pub fn find(
 }
 
 /// A connected client, before anything was decided about it.
-pub struct Client {
+pub(crate) struct Client {
     /// Its connection.
-    pub socket: OwnedFd,
+    pub(crate) socket: OwnedFd,
     /// Its own end.
-    pub address: Endpoint,
+    pub(crate) address: Endpoint,
     /// Our end: what it connected to.
-    pub local: Endpoint,
+    pub(crate) local: Endpoint,
     /// How it got here.
-    pub origin: Origin,
+    pub(crate) origin: Origin,
 }
 
 /// How a client got to the process that serves it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Origin {
+pub(crate) enum Origin {
     /// A super-server started this process for it.
     Inherited {
         /// Whether descriptor 2 was its socket too, as inetd has it.
@@ -135,7 +135,7 @@ impl Origin {
 
 impl Client {
     /// What is known of it, before its name was asked for.
-    pub fn facts(&self) -> Facts {
+    pub(crate) fn facts(&self) -> Facts {
         Facts {
             session: self.origin.session(),
             client: self.address,

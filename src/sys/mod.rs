@@ -2,13 +2,13 @@
 //!
 //! `raw` alone is unsafe. What std and nix offer safely is not wrapped again.
 
-pub mod names;
-pub mod program;
+pub(crate) mod names;
+pub(crate) mod program;
 #[expect(unsafe_code, reason = "this is where unsafe lives")]
 mod raw;
-pub mod streams;
-pub mod user;
-pub mod wait;
+pub(crate) mod streams;
+pub(crate) mod user;
+pub(crate) mod wait;
 
 pub use raw::Words;
 pub(crate) use raw::*;

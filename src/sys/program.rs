@@ -21,11 +21,11 @@ use crate::terms::facts::Facts;
 
 /// A program and its arguments.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Program {
+pub(crate) struct Program {
     /// The file to execute; searched in PATH if it has no slash.
-    pub path: OsString,
+    pub(crate) path: OsString,
     /// Its arguments, without its own name.
-    pub arguments: Vec<OsString>,
+    pub(crate) arguments: Vec<OsString>,
 }
 
 impl From<Vec<String>> for Program {
@@ -40,7 +40,7 @@ impl From<Vec<String>> for Program {
 
 impl Program {
     /// The same program, with a relative path made independent of the working directory.
-    pub fn anchored(mut self) -> io::Result<Program> {
+    pub(crate) fn anchored(mut self) -> io::Result<Program> {
         if self.path.as_bytes().contains(&b'/') {
             self.path = path::absolute(Path::new(&self.path))?.into_os_string();
         }
@@ -48,7 +48,7 @@ impl Program {
     }
 
     /// The command as one line, words separated by blanks.
-    pub fn line(&self) -> OsString {
+    pub(crate) fn line(&self) -> OsString {
         let mut line = self.path.clone();
         for argument in &self.arguments {
             line.push(" ");
@@ -58,7 +58,7 @@ impl Program {
     }
 
     /// The path and the arguments, as far as they are text.
-    pub fn words(&self) -> Vec<String> {
+    pub(crate) fn words(&self) -> Vec<String> {
         let words = [&self.path].into_iter().chain(&self.arguments);
         words
             .map(|word| word.to_string_lossy().into_owned())
@@ -66,13 +66,18 @@ impl Program {
     }
 
     /// The program's path, in a form that can be logged.
-    pub fn shown(&self) -> String {
+    pub(crate) fn shown(&self) -> String {
         escape(self.path.as_bytes())
     }
 
     /// The command, ready to be started for a client: signals, mask, descriptors and environment
     /// as a program may expect them. Standard streams are the caller's to set.
-    pub fn command(&self, environment: &Environment, facts: &Facts, server: OsString) -> Command {
+    pub(crate) fn command(
+        &self,
+        environment: &Environment,
+        facts: &Facts,
+        server: OsString,
+    ) -> Command {
         let mut command = Command::new(&self.path);
         command.args(&self.arguments);
         if environment.clear {
@@ -104,11 +109,11 @@ const NOT_FOR_PROGRAMS: [&str; 5] = [
 
 /// How programs see the environment.
 #[derive(Debug, Clone)]
-pub struct Environment {
+pub(crate) struct Environment {
     /// What the names of our variables begin with.
-    pub prefix: String,
+    pub(crate) prefix: String,
     /// Whether they, and PATH, are all there is.
-    pub clear: bool,
+    pub(crate) clear: bool,
 }
 
 /// What programs are told of a session, by the names of the variables without their prefix.
@@ -128,7 +133,7 @@ fn variables(facts: &Facts) -> [(&'static str, String); 6] {
 
 /// Ends a program and the process group that it leads: with SIGTERM, and with SIGKILL what is left
 /// after `grace`.
-pub fn end(child: &mut Child, grace: Duration) {
+pub(crate) fn end(child: &mut Child, grace: Duration) {
     let group = Pid::from_raw(child.id() as i32);
     // There may be nobody left to signal. Until it is waited for, its number is not another's.
     let _ = killpg(group, Signal::SIGTERM);

@@ -38,7 +38,7 @@ impl Streams {
     }
 
     /// Whether standard output is.
-    pub fn stdout_is_client(self) -> bool {
+    pub(crate) fn stdout_is_client(self) -> bool {
         may_be_client(io::stdout().as_fd())
     }
 }

@@ -12,11 +12,11 @@ use crate::terms::error::{Error, Status, describe};
 
 /// A user and a group.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Ids {
+pub(crate) struct Ids {
     /// The user.
-    pub uid: Uid,
+    pub(crate) uid: Uid,
     /// The group.
-    pub gid: Gid,
+    pub(crate) gid: Gid,
 }
 
 impl fmt::Display for Ids {
@@ -27,7 +27,7 @@ impl fmt::Display for Ids {
 
 impl Ids {
     /// The effective ids of this process.
-    pub fn current() -> Ids {
+    pub(crate) fn current() -> Ids {
         Ids {
             uid: geteuid(),
             gid: getegid(),
@@ -36,7 +36,7 @@ impl Ids {
 }
 
 /// Whether any of the process's user ids is root's, so that it could serve, or come back, as root.
-pub fn has_root() -> bool {
+pub(crate) fn has_root() -> bool {
     match getresuid() {
         Ok(ids) => ids.real.is_root() || ids.effective.is_root() || ids.saved.is_root(),
         Err(_) => true,
@@ -46,7 +46,7 @@ pub fn has_root() -> bool {
 /// Gives up root for these ids: supplementary groups, then the group, then the user, all verified.
 /// Without root the ids stay as they are. Returns the ids in force. A failure is of status 77:
 /// nothing may be served then.
-pub fn switch_to(ids: Ids) -> Result<Ids, Error> {
+pub(crate) fn switch_to(ids: Ids) -> Result<Ids, Error> {
     if !has_root() {
         return Ok(Ids::current());
     }

@@ -13,7 +13,7 @@ use nix::sys::time::TimeSpec;
 use crate::sys;
 
 /// The signals that end a session, or a server.
-pub const ENDING: [Signal; 2] = [Signal::SIGTERM, Signal::SIGINT];
+pub(crate) const ENDING: [Signal; 2] = [Signal::SIGTERM, Signal::SIGINT];
 
 /// How often something was ready.
 static BUSY: AtomicUsize = AtomicUsize::new(0);
@@ -23,7 +23,7 @@ const ASK_EVERY: usize = 32;
 
 /// What ended a wait.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Woken {
+pub(crate) enum Woken {
     /// At least one descriptor is ready, or has failed.
     Ready,
     /// The deadline has come.
@@ -33,13 +33,13 @@ pub enum Woken {
 }
 
 /// Whether a signal of [`ENDING`] has arrived.
-pub fn is_end_asked_for() -> bool {
+pub(crate) fn is_end_asked_for() -> bool {
     ENDING.into_iter().any(sys::signal_arrived)
 }
 
 /// Sleeps until one of `set` is ready. The signals of [`ENDING`] must be watched
 /// (`sys::watch_signals`): they are let in only here, so that none is missed.
-pub fn wait(set: &mut [PollFd], deadline: Option<Instant>) -> nix::Result<Woken> {
+pub(crate) fn wait(set: &mut [PollFd], deadline: Option<Instant>) -> nix::Result<Woken> {
     loop {
         if is_end_asked_for() {
             return Ok(Woken::Terminated);
@@ -54,7 +54,7 @@ pub fn wait(set: &mut [PollFd], deadline: Option<Instant>) -> nix::Result<Woken>
 }
 
 /// Sleeps until one of `set` is ready or the deadline has come, whoever asks for an end.
-pub fn until_ready(set: &mut [PollFd], deadline: Instant) -> nix::Result<()> {
+pub(crate) fn until_ready(set: &mut [PollFd], deadline: Instant) -> nix::Result<()> {
     loop {
         match poll(set, Some(deadline)) {
             Err(Errno::EINTR) => {}
@@ -80,13 +80,13 @@ fn poll(set: &mut [PollFd], deadline: Option<Instant>) -> nix::Result<usize> {
 }
 
 /// Whether a connection's peer has broken it off, which poll(2) reports without being asked.
-pub fn is_broken(polled: &PollFd) -> bool {
+pub(crate) fn is_broken(polled: &PollFd) -> bool {
     polled
         .revents()
         .is_some_and(|events| events.contains(PollFlags::POLLERR))
 }
 
 /// A descriptor of which only failures are to be reported.
-pub fn failures_of(socket: BorrowedFd) -> PollFd {
+pub(crate) fn failures_of(socket: BorrowedFd) -> PollFd {
     PollFd::new(socket, PollFlags::empty())
 }

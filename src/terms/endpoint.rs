@@ -8,7 +8,7 @@ use nix::sys::socket::{SockaddrStorage, getsockname};
 
 /// One end of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Endpoint {
+pub(crate) enum Endpoint {
     /// An IP address and TCP port. IPv4-mapped IPv6 addresses are held as IPv4.
     Inet(SocketAddr),
     /// A unix-domain socket.
@@ -17,7 +17,7 @@ pub enum Endpoint {
 
 impl Endpoint {
     /// The endpoint that a socket address stands for; `None` for families we do not serve.
-    pub fn from_address(address: &SockaddrStorage) -> Option<Endpoint> {
+    pub(crate) fn from_address(address: &SockaddrStorage) -> Option<Endpoint> {
         let inet = |address: SocketAddr| {
             // rinetd compares the mapped form as text, and so lets denied clients in.
             Endpoint::Inet(SocketAddr::new(address.ip().to_canonical(), address.port()))
@@ -36,13 +36,13 @@ impl Endpoint {
     }
 
     /// The local endpoint of a socket.
-    pub fn local(socket: BorrowedFd) -> Option<Endpoint> {
+    pub(crate) fn local(socket: BorrowedFd) -> Option<Endpoint> {
         let address = getsockname::<SockaddrStorage>(socket.as_raw_fd()).ok()?;
         Endpoint::from_address(&address)
     }
 
     /// The TCP port, if it has one.
-    pub fn port(&self) -> Option<u16> {
+    pub(crate) fn port(&self) -> Option<u16> {
         match self {
             Endpoint::Inet(address) => Some(address.port()),
             Endpoint::Unix => None,
@@ -50,7 +50,7 @@ impl Endpoint {
     }
 
     /// The address without the port, as programs and rules see it; `unix` if it is none.
-    pub fn host(&self) -> String {
+    pub(crate) fn host(&self) -> String {
         match self {
             Endpoint::Inet(address) => address.ip().to_string(),
             Endpoint::Unix => "unix".to_owned(),

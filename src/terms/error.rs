@@ -10,7 +10,7 @@ use crate::terms::place::Place;
 
 /// An exit status, after sysexits(3).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Status {
+pub(crate) enum Status {
     /// The connection was served or denied, or the server was asked to end.
     Done = 0,
     /// The rules would not let in the client that `--explain` was asked about.
@@ -36,17 +36,17 @@ pub struct Error {
 
 impl Error {
     /// The command line is wrong in the way that `line` says.
-    pub fn usage(line: impl Into<String>) -> Error {
+    pub(crate) fn usage(line: impl Into<String>) -> Error {
         Error::new(Status::Usage, line)
     }
 
     /// The configuration is wrong in the way that `line` says.
-    pub fn config(line: impl Into<String>) -> Error {
+    pub(crate) fn config(line: impl Into<String>) -> Error {
         Error::new(Status::Config, line)
     }
 
     /// A system call failed while doing `what`.
-    pub fn system(what: impl fmt::Display, errno: Errno) -> Error {
+    pub(crate) fn system(what: impl fmt::Display, errno: Errno) -> Error {
         let status = match errno {
             Errno::EACCES | Errno::EPERM => Status::NotPermitted,
             _ => Status::System,
@@ -55,7 +55,7 @@ impl Error {
     }
 
     /// As [`Error::system`], for a call of std's.
-    pub fn io(what: impl fmt::Display, error: &std::io::Error) -> Error {
+    pub(crate) fn io(what: impl fmt::Display, error: &std::io::Error) -> Error {
         match error.raw_os_error() {
             Some(number) => Error::system(what, Errno::from_raw(number)),
             None => Error::new(Status::System, format!("{what}: {error}")),
@@ -63,7 +63,7 @@ impl Error {
     }
 
     /// An error of any status.
-    pub fn new(status: Status, line: impl Into<String>) -> Error {
+    pub(crate) fn new(status: Status, line: impl Into<String>) -> Error {
         Error {
             status,
             line: line.into(),
@@ -71,7 +71,7 @@ impl Error {
     }
 
     /// The same error, with what it means.
-    pub fn about(self, what: &str) -> Error {
+    pub(crate) fn about(self, what: &str) -> Error {
         Error {
             line: format!("{what}: {}", self.line),
             ..self
@@ -79,7 +79,7 @@ impl Error {
     }
 
     /// The same error, with the place that it is about.
-    pub fn at(self, place: &Place) -> Error {
+    pub(crate) fn at(self, place: &Place) -> Error {
         Error {
             line: format!("{place}: {}", self.line),
             ..self
@@ -87,13 +87,13 @@ impl Error {
     }
 
     /// The status to exit with.
-    pub fn status(&self) -> Status {
+    pub(crate) fn status(&self) -> Status {
         self.status
     }
 }
 
 /// What the system calls an error, in strerror(3)'s words.
-pub fn describe(errno: Errno) -> String {
+pub(crate) fn describe(errno: Errno) -> String {
     let text = std::io::Error::from(errno).to_string();
     // std adds the number.
     match text.rsplit_once(" (os error ") {

@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 /// Text from outside in a form that can be logged: what cannot be printed, and `\`, as escapes.
 /// Printable Unicode stays; bytes that are not UTF-8 become `\xNN`.
-pub fn escape(text: impl AsRef<[u8]>) -> String {
+pub(crate) fn escape(text: impl AsRef<[u8]>) -> String {
     let mut escaped = String::new();
     for chunk in text.as_ref().utf8_chunks() {
         for c in chunk.valid().chars() {
@@ -22,7 +22,7 @@ pub fn escape(text: impl AsRef<[u8]>) -> String {
 }
 
 /// As [`escape`], and cut to a length that a message can bear.
-pub fn brief(text: impl AsRef<[u8]>) -> String {
+pub(crate) fn brief(text: impl AsRef<[u8]>) -> String {
     const LONGEST: usize = 100;
     let text = text.as_ref();
     match text.len() > LONGEST {
@@ -32,7 +32,7 @@ pub fn brief(text: impl AsRef<[u8]>) -> String {
 }
 
 /// As [`escape`], and without blanks, so that it can be the value of a `key=value` pair.
-pub fn escape_word(text: impl AsRef<[u8]>) -> String {
+pub(crate) fn escape_word(text: impl AsRef<[u8]>) -> String {
     escape(text).replace(' ', "\\x20")
 }
 

@@ -1,10 +1,10 @@
 //! The nouns that every room shares, and the text they are read from and written as. Nothing here
 //! touches the outside.
 
-pub mod endpoint;
-pub mod error;
-pub mod escape;
-pub mod facts;
-pub mod place;
-pub mod reason;
-pub mod value;
+pub(crate) mod endpoint;
+pub(crate) mod error;
+pub(crate) mod escape;
+pub(crate) mod facts;
+pub(crate) mod place;
+pub(crate) mod reason;
+pub(crate) mod value;

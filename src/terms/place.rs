@@ -6,7 +6,7 @@ use std::rc::Rc;
 
 /// Where something was written.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Place {
+pub(crate) enum Place {
     /// On the command line.
     CommandLine,
     /// In a file.

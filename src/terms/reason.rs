@@ -101,7 +101,7 @@ impl Reason {
     }
 
     /// What a process exits with whose only session ended so.
-    pub fn status(self) -> Status {
+    pub(crate) fn status(self) -> Status {
         match self {
             Reason::ClientClosed
             | Reason::ServerClosed
@@ -127,7 +127,7 @@ impl Reason {
 
     /// Whether the client was turned away, or got nothing of what it came for: worth a line even
     /// where ordinary sessions are not.
-    pub fn is_refusal(self) -> bool {
+    pub(crate) fn is_refusal(self) -> bool {
         match self {
             Reason::ClientClosed
             | Reason::ServerClosed

@@ -10,11 +10,11 @@ use std::time::Duration;
 use crate::terms::escape::brief;
 
 /// What is wrong with a value, and what would be right.
-pub type Complaint = String;
+pub(crate) type Complaint = String;
 
 /// What is wrong with a setting.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Fault {
+pub(crate) enum Fault {
     /// The value is none that the setting takes.
     Bad(Complaint),
     /// The value is a good one, but this system or this program will not have it. A configuration
@@ -33,7 +33,7 @@ const LONGEST: f64 = 100.0 * 366.0 * 86_400e3;
 
 /// A time: a decimal number of seconds, or one with `ms`, `s`, `m` or `h`; rounded up to whole
 /// milliseconds.
-pub fn seconds(text: &str) -> Result<Duration, Complaint> {
+pub(crate) fn seconds(text: &str) -> Result<Duration, Complaint> {
     let digits_end = text
         .find(|c: char| !c.is_ascii_digit() && c != '.')
         .unwrap_or(text.len());
@@ -65,12 +65,12 @@ pub fn seconds(text: &str) -> Result<Duration, Complaint> {
 }
 
 /// A time for which 0 means that there is no limit.
-pub fn seconds_or_never(text: &str) -> Result<Option<Duration>, Complaint> {
+pub(crate) fn seconds_or_never(text: &str) -> Result<Option<Duration>, Complaint> {
     seconds(text).map(|time| (!time.is_zero()).then_some(time))
 }
 
 /// A time above 0.
-pub fn some_seconds(text: &str) -> Result<Duration, Complaint> {
+pub(crate) fn some_seconds(text: &str) -> Result<Duration, Complaint> {
     match seconds(text)? {
         Duration::ZERO => Err("0 is out of range: write a time above 0".to_owned()),
         time => Ok(time),
@@ -78,7 +78,7 @@ pub fn some_seconds(text: &str) -> Result<Duration, Complaint> {
 }
 
 /// A number of bytes in this range, optionally with `k` (1024) or `m` (1024²).
-pub fn size(text: &str, smallest: usize, largest: usize) -> Result<usize, Complaint> {
+pub(crate) fn size(text: &str, smallest: usize, largest: usize) -> Result<usize, Complaint> {
     let (number, factor) = match text.as_bytes().last() {
         Some(b'k') => (&text[..text.len() - 1], 1024),
         Some(b'm') => (&text[..text.len() - 1], 1024 * 1024),
@@ -104,7 +104,7 @@ pub fn size(text: &str, smallest: usize, largest: usize) -> Result<usize, Compla
 }
 
 /// A command: words as a shell splits them. No shell is run. Never empty.
-pub fn words(text: &str) -> Result<Vec<String>, Complaint> {
+pub(crate) fn words(text: &str) -> Result<Vec<String>, Complaint> {
     let words = shell_words::split(text)
         .map_err(|_| format!("'{}' has a quote that is not closed", brief(text)))?;
     if words.first().is_none_or(String::is_empty) {
@@ -114,7 +114,7 @@ pub fn words(text: &str) -> Result<Vec<String>, Complaint> {
 }
 
 /// The prefix of the variables that programs see: a letter or `_`, then letters, digits or `_`.
-pub fn prefix(text: &str) -> Result<String, Complaint> {
+pub(crate) fn prefix(text: &str) -> Result<String, Complaint> {
     let starts_well = text.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_');
     if starts_well && text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_') {
         return Ok(text.to_owned());
@@ -126,7 +126,7 @@ pub fn prefix(text: &str) -> Result<String, Complaint> {
 }
 
 /// A path: not empty, and without control characters.
-pub fn path(text: &str) -> Result<PathBuf, Complaint> {
+pub(crate) fn path(text: &str) -> Result<PathBuf, Complaint> {
     match text {
         "" => Err("is empty: write a path".to_owned()),
         _ if text.contains(char::is_control) => Err(format!(
@@ -138,7 +138,7 @@ pub fn path(text: &str) -> Result<PathBuf, Complaint> {
 }
 
 /// On or off. Nothing means on.
-pub fn switch(text: &str) -> Result<bool, Complaint> {
+pub(crate) fn switch(text: &str) -> Result<bool, Complaint> {
     match text {
         "" => Ok(true),
         _ => one_of(text, &[("yes", true), ("no", false)]),
@@ -146,7 +146,7 @@ pub fn switch(text: &str) -> Result<bool, Complaint> {
 }
 
 /// How many of something there may be; 0 means that there is no limit.
-pub fn count_or_unlimited(text: &str) -> Result<Option<usize>, Complaint> {
+pub(crate) fn count_or_unlimited(text: &str) -> Result<Option<usize>, Complaint> {
     let count = whole_number(text)
         .filter(|&count| count <= MOST)
         .ok_or_else(|| {
@@ -162,7 +162,7 @@ pub fn count_or_unlimited(text: &str) -> Result<Option<usize>, Complaint> {
 const MOST: usize = 4 << 20;
 
 /// Decimal digits, as a number.
-pub fn whole_number<T: FromStr>(text: &str) -> Option<T> {
+pub(crate) fn whole_number<T: FromStr>(text: &str) -> Option<T> {
     match !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit()) {
         true => text.parse().ok(),
         false => None,
@@ -170,7 +170,7 @@ pub fn whole_number<T: FromStr>(text: &str) -> Option<T> {
 }
 
 /// A word as the configuration file has it: in quotes if it would be read differently without.
-pub fn quote(word: &str) -> String {
+pub(crate) fn quote(word: &str) -> String {
     let plain = |c: char| !c.is_whitespace() && !c.is_control() && !matches!(c, '"' | '\'' | '\\');
     if !word.is_empty() && !word.starts_with('#') && word.chars().all(plain) {
         return word.to_owned();
@@ -190,7 +190,7 @@ pub fn quote(word: &str) -> String {
 
 /// A command as the configuration file has it. One quoted word would be split once more: so it is
 /// quoted for that, too.
-pub fn quote_command(words: &[String]) -> String {
+pub(crate) fn quote_command(words: &[String]) -> String {
     if let [word] = words
         && quote(word) != *word
     {
@@ -204,7 +204,7 @@ pub fn quote_command(words: &[String]) -> String {
 }
 
 /// The name under which lines are logged: printable, and without what would end it early.
-pub fn log_name(text: &str) -> Result<String, Complaint> {
+pub(crate) fn log_name(text: &str) -> Result<String, Complaint> {
     let fits = |c: char| c.is_ascii_graphic() && !matches!(c, '[' | ']' | ':');
     if !text.is_empty() && text.len() <= 48 && text.chars().all(fits) {
         return Ok(text.to_owned());
@@ -216,7 +216,7 @@ pub fn log_name(text: &str) -> Result<String, Complaint> {
 }
 
 /// The nearest of `known` to a word that was meant to be one of them, if one is near.
-pub fn nearest<'a>(word: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+pub(crate) fn nearest<'a>(word: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
     known
         .map(|name| (strsim::damerau_levenshtein(word, name), name))
         .min()
@@ -225,14 +225,14 @@ pub fn nearest<'a>(word: &str, known: impl Iterator<Item = &'a str>) -> Option<&
 }
 
 /// The nearest of `known` to a misspelt word, as a question to put behind it; empty if none is near.
-pub fn did_you_mean(word: &str, known: &[&str]) -> String {
+pub(crate) fn did_you_mean(word: &str, known: &[&str]) -> String {
     nearest(word, known.iter().copied())
         .map(|word| format!(" (did you mean '{word}'?)"))
         .unwrap_or_default()
 }
 
 /// One of a closed set of words.
-pub fn one_of<T: Copy>(text: &str, known: &[(&'static str, T)]) -> Result<T, Complaint> {
+pub(crate) fn one_of<T: Copy>(text: &str, known: &[(&'static str, T)]) -> Result<T, Complaint> {
     if let Some((_, value)) = known.iter().find(|(word, _)| *word == text) {
         return Ok(*value);
     }

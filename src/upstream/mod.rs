@@ -28,7 +28,7 @@ const RETRY_DELAY: Duration = Duration::from_millis(100);
 
 /// Whom a connection can be forwarded to.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Upstream {
+pub(crate) enum Upstream {
     /// A host; without a port, the one the client connected to.
     Host {
         /// A name or an address.
@@ -42,7 +42,7 @@ pub enum Upstream {
 
 impl Upstream {
     /// Parses `host`, `host:port`, `[v6]:port`, a bare IPv6 address or `unix:/path`.
-    pub fn parse(text: &str) -> Result<Upstream, Complaint> {
+    pub(crate) fn parse(text: &str) -> Result<Upstream, Complaint> {
         if let Some(path) = text.strip_prefix("unix:") {
             return match UnixAddr::new(path) {
                 Ok(_) if path.starts_with('/') => Ok(Upstream::Unix(PathBuf::from(path))),
@@ -92,7 +92,7 @@ impl Upstream {
     }
 
     /// Its name in the log and for programs, with the port that a missing one stands for.
-    pub fn name(&self, default_port: Option<u16>) -> String {
+    pub(crate) fn name(&self, default_port: Option<u16>) -> String {
         match self {
             Upstream::Host { host, port } => match (port.or(default_port), host.contains(':')) {
                 (Some(port), true) => format!("[{host}]:{port}"),
@@ -112,28 +112,28 @@ fn is_ipv6(text: &str) -> bool {
 
 /// The way to an upstream.
 #[derive(Debug)]
-pub struct Route {
+pub(crate) struct Route {
     /// Whom to try, in order; at least one.
-    pub upstreams: Vec<Upstream>,
+    pub(crate) upstreams: Vec<Upstream>,
     /// How long each may take, name lookup included.
-    pub connect_timeout: Duration,
+    pub(crate) connect_timeout: Duration,
     /// How long to go on trying when one refuses: its server may be about to start.
-    pub connect_retry: Duration,
+    pub(crate) connect_retry: Duration,
     /// Our own address towards them.
-    pub source: Option<IpAddr>,
+    pub(crate) source: Option<IpAddr>,
 }
 
 /// A connection to an upstream. The socket does not block.
-pub struct Connected {
+pub(crate) struct Connected {
     /// The socket.
-    pub socket: OwnedFd,
+    pub(crate) socket: OwnedFd,
     /// Whom it leads to.
-    pub name: String,
+    pub(crate) name: String,
 }
 
 /// What happens on the way to an upstream.
 #[derive(Debug)]
-pub enum News<'a> {
+pub(crate) enum News<'a> {
     /// Something has been asked for, and the answer is about to be waited for.
     Waiting,
     /// An upstream could not be reached, for a reason that is a sentence.
@@ -142,11 +142,11 @@ pub enum News<'a> {
 
 /// No upstream could be reached.
 #[derive(Debug)]
-pub struct Unreachable {
+pub(crate) struct Unreachable {
     /// Why not the last one that was tried.
-    pub reason: Reason,
+    pub(crate) reason: Reason,
     /// Its name.
-    pub name: String,
+    pub(crate) name: String,
 }
 
 /// How a round of attempts at every upstream has failed.
@@ -213,7 +213,7 @@ impl Route {
     /// `default_port` is the port that the client connected to. While this waits, `client` is
     /// watched: when it breaks off, there is nobody left to connect for. It all has to be done by
     /// `ends_at`.
-    pub fn connect(
+    pub(crate) fn connect(
         &self,
         client: BorrowedFd,
         default_port: Option<u16>,

@@ -7,7 +7,7 @@ use std::fs;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::process::{Command, Output, Stdio};
 
-use tcpproxy::reason::Reason;
+use tcpproxy::Reason;
 use tcpproxy::settings::{SETTINGS, Setting, Takes};
 
 use crate::harness::{Running, Scratch, TCPPROXY};

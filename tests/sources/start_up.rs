@@ -18,8 +18,8 @@ use crate::harness::{
     Running, TCPPROXY, end_of, free_port, needs_root, read_all, share, socket_pair, tool,
     under_inetd,
 };
-use tcpproxy::log::report_panics;
-use tcpproxy::sys::streams::Streams;
+use tcpproxy::Streams;
+use tcpproxy::report_panics;
 
 /// Command lines that fail, or that show something instead of serving, and the exit status.
 fn failures() -> Vec<(Vec<String>, i32)> {

@@ -1,6 +1,6 @@
 //! tcpproxy.conf(5): text in, what was written out, with places; and back to text.
 //!
-//! The parser is total: any bytes in, a [`Config`](crate::config::Config) or located problems out, all of them in one run.
+//! The parser is total: any bytes in, a `Config` or located problems out, all of them in one run.
 //! It reads through [`Files`] and touches nothing else. What the directives are is
 //! [`crate::config::settings`]' business, but for those that give the file its structure.
 
@@ -16,15 +16,16 @@ use std::path::{Component, Path, PathBuf};
 use crate::terms::place::Place;
 
 pub use parse::parse;
-pub use print::{print, print_handed_over};
+pub use print::print;
+pub(crate) use print::print_handed_over;
 
 /// Something wrong with a configuration.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Problem {
     /// Where.
-    pub place: Place,
+    pub(crate) place: Place,
     /// What, and what would be right.
-    pub what: String,
+    pub(crate) what: String,
 }
 
 impl fmt::Display for Problem {
@@ -43,10 +44,10 @@ pub trait Files {
 }
 
 /// The files of this system.
-pub struct Disk;
+pub(crate) struct Disk;
 
 /// A file that is longer is no configuration of ours, and is not read further, in bytes.
-pub const LONGEST_FILE: u64 = 16 << 20;
+pub(crate) const LONGEST_FILE: u64 = 16 << 20;
 
 impl Files for Disk {
     fn read(&self, path: &Path) -> io::Result<Vec<u8>> {

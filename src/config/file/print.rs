@@ -45,7 +45,7 @@ pub fn print(config: &Config) -> String {
 
 /// Prints the settings by which a connection is served that is handed over, for a server that is
 /// named on the command line: a file has no place for that but a comment.
-pub fn print_handed_over(defaults: &Written, destination: &Destination) -> String {
+pub(crate) fn print_handed_over(defaults: &Written, destination: &Destination) -> String {
     let mut text = String::new();
     settings(&mut text, defaults, "", |setting| {
         setting.scope != Scope::CommandLine

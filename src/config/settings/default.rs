@@ -5,28 +5,28 @@ use std::time::Duration;
 use nix::unistd::{Gid, Uid};
 
 /// The configuration file.
-pub const CONFIG: &str = "/etc/tcpproxy.conf";
+pub(crate) const CONFIG: &str = "/etc/tcpproxy.conf";
 /// The pid file of `-p`.
-pub const PIDFILE: &str = "/var/run/tcpproxy.pid";
+pub(crate) const PIDFILE: &str = "/var/run/tcpproxy.pid";
 /// `--log-name`.
-pub use crate::log::DEFAULT_NAME as LOG_NAME;
+pub(crate) use crate::log::DEFAULT_NAME as LOG_NAME;
 /// `--user`: what the original's -1 was when ids had 16 bits.
-pub const USER: Uid = Uid::from_raw(65535);
+pub(crate) const USER: Uid = Uid::from_raw(65535);
 /// `--group`: what the original's -2 was.
-pub const GROUP: Gid = Gid::from_raw(65534);
+pub(crate) const GROUP: Gid = Gid::from_raw(65534);
 /// `--env-prefix`.
-pub const ENV_PREFIX: &str = "PROXY_";
+pub(crate) const ENV_PREFIX: &str = "PROXY_";
 /// `--timeout`.
-pub const TIMEOUT: Option<Duration> = Some(Duration::from_secs(60));
+pub(crate) const TIMEOUT: Option<Duration> = Some(Duration::from_secs(60));
 /// `--connect-timeout`.
-pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+pub(crate) const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// `--connect-retry`.
-pub const CONNECT_RETRY: Duration = Duration::ZERO;
+pub(crate) const CONNECT_RETRY: Duration = Duration::ZERO;
 /// `--acp-timeout`.
-pub const ACP_TIMEOUT: Duration = Duration::from_secs(10);
+pub(crate) const ACP_TIMEOUT: Duration = Duration::from_secs(10);
 /// `--max-sessions`.
-pub const MAX_SESSIONS: Option<usize> = Some(500);
+pub(crate) const MAX_SESSIONS: Option<usize> = Some(500);
 /// `--buffer-size`, in bytes.
-pub const BUFFER_SIZE: usize = 1 << 20;
+pub(crate) const BUFFER_SIZE: usize = 1 << 20;
 /// The least and the greatest `--buffer-size`, in bytes.
-pub const BUFFER_SIZES: (usize, usize) = (256, 64 << 20);
+pub(crate) const BUFFER_SIZES: (usize, usize) = (256, 64 << 20);

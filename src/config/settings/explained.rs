@@ -9,19 +9,19 @@ use crate::terms::value::Complaint;
 
 /// The connection that `--explain` asks about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Explained {
+pub(crate) struct Explained {
     /// The client's address; `None` for one that comes over a unix-domain socket.
-    pub client: Option<IpAddr>,
+    pub(crate) client: Option<IpAddr>,
     /// The local address that it reaches, if that was said.
-    pub local: Option<IpAddr>,
+    pub(crate) local: Option<IpAddr>,
     /// The local port that it reaches, if that was said.
-    pub port: Option<u16>,
+    pub(crate) port: Option<u16>,
 }
 
 impl Explained {
     /// Parses `C` or `C,L`: a client's address (or `unix`), and the local address, port, or both
     /// that it reaches.
-    pub fn parse(text: &str) -> Result<Explained, Complaint> {
+    pub(crate) fn parse(text: &str) -> Result<Explained, Complaint> {
         let (client, local) = match text.split_once(',') {
             Some((client, local)) => (client, Some(local)),
             None => (text, None),

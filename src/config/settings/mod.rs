@@ -1,11 +1,11 @@
 //! The one table of settings: name, short option, scope, value, range, default and help line side
 //! by side, and how a value is read and written.
 //!
-//! The command line's parser ([`crate::config::cli`]), the configuration file's ([`crate::config`]),
+//! The command line's parser (`config::cli`), the configuration file's (`config::file`),
 //! `--help` and `-zz` are made from it, so that what one accepts, the other accepts. What the words
-//! mean once they are all known is decided in [`crate::config::service`].
+//! mean once they are all known is decided in `config::service`.
 
-pub mod default;
+pub(crate) mod default;
 mod explained;
 mod table;
 mod written;
@@ -13,13 +13,13 @@ mod written;
 use crate::terms::place::Place;
 use crate::terms::value::Fault;
 
-pub use explained::Explained;
+pub(crate) use explained::Explained;
 pub use table::SETTINGS;
-pub use written::Written;
+pub(crate) use written::Written;
 
 /// What is shown instead of serving anything.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Shown {
+pub(crate) enum Shown {
     /// The usage.
     Help,
     /// The version.
@@ -28,7 +28,7 @@ pub enum Shown {
 
 /// What happens to clients when there are as many sessions as may be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Overflow {
+pub(crate) enum Overflow {
     /// They wait in the backlog.
     #[default]
     Defer,
@@ -38,7 +38,8 @@ pub enum Overflow {
 
 impl Overflow {
     /// The ways by name.
-    pub const WORDS: &[(&str, Overflow)] = &[("defer", Overflow::Defer), ("drop", Overflow::Drop)];
+    pub(crate) const WORDS: &[(&str, Overflow)] =
+        &[("defer", Overflow::Defer), ("drop", Overflow::Drop)];
 }
 
 /// One setting.
@@ -58,10 +59,10 @@ pub struct Setting {
     /// What it does, its unit and its default, in a few words.
     pub help: &'static str,
     /// Notes the value down. A setting without one is given the empty string.
-    pub write: fn(&mut Written, Given) -> Result<(), Fault>,
+    pub(crate) write: fn(&mut Written, Given) -> Result<(), Fault>,
     /// The effective values as a file would have them, defaults included; none where nothing is
     /// the value.
-    pub show: fn(&Written) -> Vec<String>,
+    pub(crate) show: fn(&Written) -> Vec<String>,
 }
 
 /// Where a setting may stand.
@@ -92,7 +93,7 @@ pub enum Takes {
 
 /// A value as it was written, and where.
 #[derive(Clone, Copy)]
-pub struct Given<'a> {
+pub(crate) struct Given<'a> {
     /// The text.
     pub text: &'a str,
     /// Where it stands.

@@ -19,20 +19,20 @@ macro_rules! written {
         /// Every setting as it stood in one scope: `None` or empty where it was not written.
         /// Defaults are not in here; see [`crate::config::settings::default`].
         #[derive(Debug, Clone, Default, PartialEq)]
-        pub struct Written {
-            $($(#[$doc])+ pub $name: Option<$kind>,)+
+        pub(crate) struct Written {
+            $($(#[$doc])+ pub(crate) $name: Option<$kind>,)+
             /// `--bind`, in the order given.
-            pub binds: Vec<Bind>,
+            pub(crate) binds: Vec<Bind>,
             /// `--allow` and `--deny`.
-            pub rules: Vec<Rule>,
+            pub(crate) rules: Vec<Rule>,
             /// `--log`, in the order given.
-            pub log_targets: Vec<log::Target>,
+            pub(crate) log_targets: Vec<log::Target>,
         }
 
         impl Written {
             /// What holds where this was written within a scope in which `outer` was: single
             /// values replace the outer ones, rules follow them.
-            pub fn within(self, outer: &Written) -> Written {
+            pub(crate) fn within(self, outer: &Written) -> Written {
                 Written {
                     $($name: self.$name.or_else(|| outer.$name.clone()),)+
                     binds: self.binds,

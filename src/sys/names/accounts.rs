@@ -7,7 +7,7 @@ use crate::terms::escape::brief;
 use crate::terms::value::{Complaint, Fault};
 
 /// A TCP port to connect to: 1 to 65535, or a name from services(5).
-pub fn port(text: &str) -> Result<u16, Complaint> {
+pub(crate) fn port(text: &str) -> Result<u16, Complaint> {
     match port_or_any(text)? {
         0 => Err("port 0 is out of range: write 1 to 65535".to_owned()),
         port => Ok(port),
@@ -15,7 +15,7 @@ pub fn port(text: &str) -> Result<u16, Complaint> {
 }
 
 /// A TCP port to listen on: as [`port`], or 0 for one that the kernel chooses.
-pub fn port_or_any(text: &str) -> Result<u16, Complaint> {
+pub(crate) fn port_or_any(text: &str) -> Result<u16, Complaint> {
     if !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit()) {
         return text
             .parse()
@@ -30,7 +30,7 @@ pub fn port_or_any(text: &str) -> Result<u16, Complaint> {
 }
 
 /// The user of this name or number. Unknown users and root are refused.
-pub fn find_user(text: &str) -> Result<Uid, Fault> {
+pub(crate) fn find_user(text: &str) -> Result<Uid, Fault> {
     let uid = match account(text)? {
         Some(number) => number,
         None => nss::user(text).ok_or_else(|| unknown("user", text))?,
@@ -45,7 +45,7 @@ pub fn find_user(text: &str) -> Result<Uid, Fault> {
 }
 
 /// The group of this name or number. Unknown groups are refused.
-pub fn find_group(text: &str) -> Result<Gid, Fault> {
+pub(crate) fn find_group(text: &str) -> Result<Gid, Fault> {
     let gid = match account(text)? {
         Some(number) => number,
         None => nss::group(text).ok_or_else(|| unknown("group", text))?,

@@ -26,7 +26,7 @@ const NAME_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Why there is no answer.
 #[derive(Debug)]
-pub enum NoAnswer {
+pub(crate) enum NoAnswer {
     /// The deadline came first.
     Late,
     /// The client broke its connection off.
@@ -47,7 +47,7 @@ impl From<Errno> for NoAnswer {
 
 /// Every address of a host, both families, in the order of preference that the system has
 /// (RFC 6724). Never empty. `client` is watched meanwhile.
-pub fn addresses(
+pub(crate) fn addresses(
     host: &str,
     port: u16,
     deadline: Instant,
@@ -59,7 +59,7 @@ pub fn addresses(
 
 /// The name of a client, if it has one that leads back to its address, and if that is known
 /// within 2 s.
-pub fn confirmed_name(address: IpAddr) -> Option<String> {
+pub(crate) fn confirmed_name(address: IpAddr) -> Option<String> {
     let deadline = Instant::now() + NAME_TIMEOUT;
     let answer = ask(Question::NameOf(address), deadline, None).ok()?;
     let name = nss::name_in(&answer)?;

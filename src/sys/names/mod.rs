@@ -1,5 +1,5 @@
 //! Names and numbers of hosts, services, users and groups, as the system's name services have them.
 
-pub mod accounts;
-pub mod lookup;
-pub mod nss;
+pub(crate) mod accounts;
+pub(crate) mod lookup;
+pub(crate) mod nss;

@@ -16,7 +16,7 @@ use std::process::{Command, Stdio};
 use crate::sys;
 
 /// The TCP port that services(5) has under this name.
-pub fn port(name: &str) -> Option<u16> {
+pub(crate) fn port(name: &str) -> Option<u16> {
     // http                  80/tcp www
     let is_it = |line: &str| {
         let mut words = line.split('#').next().unwrap_or("").split_whitespace();
@@ -30,12 +30,12 @@ pub fn port(name: &str) -> Option<u16> {
 }
 
 /// The number of the user of this name.
-pub fn user(name: &str) -> Option<u32> {
+pub(crate) fn user(name: &str) -> Option<u32> {
     account("passwd", name)
 }
 
 /// The number of the group of this name.
-pub fn group(name: &str) -> Option<u32> {
+pub(crate) fn group(name: &str) -> Option<u32> {
     account("group", name)
 }
 
@@ -89,7 +89,7 @@ fn has_db(database: &str) -> bool {
 
 /// The addresses that a host has, in the order of preference that the system has (RFC 6724).
 /// Waits for as long as the name services do; the error is a sentence.
-pub fn addresses(host: &str, port: u16) -> Result<Vec<SocketAddr>, String> {
+pub(crate) fn addresses(host: &str, port: u16) -> Result<Vec<SocketAddr>, String> {
     let question = Question::Addresses(host);
     let printed = match question.is_for_getent() {
         true if !question.can_be_asked() => Some(String::new()),
@@ -103,7 +103,7 @@ pub fn addresses(host: &str, port: u16) -> Result<Vec<SocketAddr>, String> {
 
 /// Something to ask about hosts, which may take as long as a name server does.
 #[derive(Debug, Clone, Copy)]
-pub enum Question<'a> {
+pub(crate) enum Question<'a> {
     /// The addresses of a host.
     Addresses(&'a str),
     /// The name of an address.
@@ -113,7 +113,7 @@ pub enum Question<'a> {
 impl Question<'_> {
     /// Asks, in a process that has nothing else to do and may become another program, and writes
     /// what getent(1) prints. Returns that process's exit status.
-    pub fn ask_as_process(&self, mut tell: File) -> i32 {
+    pub(crate) fn ask_as_process(&self, mut tell: File) -> i32 {
         if self.is_for_getent() {
             if !self.can_be_asked() {
                 return 0;
@@ -170,7 +170,7 @@ const FAILED: char = '!';
 
 /// The addresses in an answer to [`Question::Addresses`], with a port. Never empty; the error is a
 /// sentence.
-pub fn addresses_in(answer: &str, port: u16) -> Result<Vec<SocketAddr>, String> {
+pub(crate) fn addresses_in(answer: &str, port: u16) -> Result<Vec<SocketAddr>, String> {
     if let Some(failure) = answer.strip_prefix(FAILED) {
         return Err(failure.to_owned());
     }
@@ -190,7 +190,7 @@ pub fn addresses_in(answer: &str, port: u16) -> Result<Vec<SocketAddr>, String> 
 }
 
 /// The name in an answer to [`Question::NameOf`].
-pub fn name_in(answer: &str) -> Option<&str> {
+pub(crate) fn name_in(answer: &str) -> Option<&str> {
     // 192.0.2.7       www.example web.example
     answer.split_whitespace().nth(1)
 }
