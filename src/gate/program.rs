@@ -19,6 +19,7 @@ use crate::log::Journal;
 use crate::source::Client;
 use crate::sys;
 use crate::sys::program::{self, Program};
+use crate::sys::vigil::{Cut, Event, Vigil};
 use crate::sys::wait::{self, Woken};
 use crate::terms::error::{Error, describe};
 use crate::terms::escape::escape;
@@ -51,17 +52,16 @@ impl AccessProgram {
         ends_at: Option<Instant>,
         journal: &Journal,
     ) -> Result<(), Denied> {
-        let deadline = Instant::now() + self.timeout;
-        let session_ends_first = ends_at.is_some_and(|ends_at| ends_at <= deadline);
-        let deadline = ends_at.map_or(deadline, |ends_at| ends_at.min(deadline));
+        let session = Vigil::until(ends_at);
+        let vigil = session.within(Instant::now() + self.timeout);
         let who = format!("access program {}", self.program.shown());
-        let cause = match self.run(client, command, deadline, &who, journal) {
+        let cause = match self.run(client, command, vigil, &who, journal) {
             Ok(Verdict::Exited(status)) if status.success() => {
                 journal.debug(format_args!("{who}: granted"));
                 return Ok(());
             }
-            Ok(Verdict::Terminated) => return Err(Denied::Terminated),
-            Ok(Verdict::TooSlow) if session_ends_first => return Err(Denied::TimeOver),
+            Ok(Verdict::Cut(Cut::Terminated)) => return Err(Denied::Terminated),
+            Ok(Verdict::Cut(Cut::TimeOver)) if session.is_over() => return Err(Denied::TimeOver),
             Ok(verdict) => verdict.cause(),
             Err(errno) => describe(errno),
         };
@@ -73,7 +73,7 @@ impl AccessProgram {
         &self,
         client: &Client,
         mut command: Command,
-        deadline: Instant,
+        vigil: Vigil,
         who: &str,
         journal: &Journal,
     ) -> nix::Result<Verdict> {
@@ -100,7 +100,7 @@ impl AccessProgram {
             },
             errors,
         };
-        let verdict = running.until(deadline)?;
+        let verdict = running.until(vigil)?;
         running.errors.finish();
         Ok(verdict)
     }
@@ -110,8 +110,8 @@ impl AccessProgram {
 enum Verdict {
     Exited(ExitStatus),
     NotStarted(std::io::Error),
-    TooSlow,
-    Terminated,
+    /// It was not waited for any longer.
+    Cut(Cut),
 }
 
 impl Verdict {
@@ -122,8 +122,12 @@ impl Verdict {
                 (None, signal) => format!("ended by signal {}", signal.unwrap_or(0)),
             },
             Verdict::NotStarted(error) => Error::io("it cannot be started", error).to_string(),
-            Verdict::TooSlow => "it took too long".to_owned(),
-            Verdict::Terminated => "the session was asked to end".to_owned(),
+            Verdict::Cut(cut) => match cut {
+                Cut::TimeOver => "it took too long".to_owned(),
+                Cut::Terminated => "the session was asked to end".to_owned(),
+                Cut::ClientGone => "the client has gone".to_owned(),
+                Cut::System(errno) => describe(*errno),
+            },
         }
     }
 }
@@ -135,44 +139,33 @@ struct Running<'a> {
 
 impl Running<'_> {
     /// Waits for the program's exit, and sees to it that there is one.
-    fn until(&mut self, deadline: Instant) -> nix::Result<Verdict> {
-        let group = Pid::from_raw(self.child.id() as i32);
-        let verdict = match self.watch(group, deadline) {
-            Ok(Woken::Ready) => Verdict::Exited(self.child.wait().map_err(errno_of)?),
-            Ok(Woken::Deadline) => Verdict::TooSlow,
-            Ok(Woken::Terminated) => Verdict::Terminated,
-            Err(errno) => {
+    fn until(&mut self, vigil: Vigil) -> nix::Result<Verdict> {
+        match self.watch(vigil) {
+            Ok(()) => self.child.wait().map(Verdict::Exited).map_err(errno_of),
+            Err(cut) => {
                 program::end(&mut self.child, GRACE);
-                return Err(errno);
+                Ok(Verdict::Cut(cut))
             }
-        };
-        if !matches!(verdict, Verdict::Exited(_)) {
-            program::end(&mut self.child, GRACE);
         }
-        Ok(verdict)
     }
 
     /// Waits until the program has exited, logging what it says meanwhile. Its descendants may
     /// hold its standard error open: that is not waited for.
-    fn watch(&mut self, program: Pid, deadline: Instant) -> nix::Result<Woken> {
-        let exit = sys::watch_child(program)?;
+    fn watch(&mut self, mut vigil: Vigil) -> Result<(), Cut> {
+        let exit = sys::watch_child(Pid::from_raw(self.child.id() as i32)).map_err(Cut::System)?;
         loop {
             let mut set = vec![PollFd::new(exit.as_fd(), PollFlags::POLLIN)];
             if let Some(errors) = self.errors.source() {
                 set.push(PollFd::new(errors, PollFlags::POLLIN));
             }
-            match wait::wait(&mut set, Some(deadline))? {
-                Woken::Ready => {}
-                woken => return Ok(woken),
-            }
-            let exited = set[0].any().unwrap_or(true);
+            let first = vigil.wait(&set, None)?;
             self.errors.read_some();
-            if exited {
-                return Ok(Woken::Ready);
+            if first == Event::Ready(0) {
+                return Ok(());
             }
             // It may write without a pause.
-            if Instant::now() >= deadline {
-                return Ok(Woken::Deadline);
+            if vigil.is_over() {
+                return Err(Cut::TimeOver);
             }
         }
     }

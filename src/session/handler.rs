@@ -17,7 +17,7 @@ use crate::log::{Ended, Journal};
 use crate::source::{Client, Origin};
 use crate::sys;
 use crate::sys::program::{self, Program};
-use crate::sys::wait::{self, Woken};
+use crate::sys::vigil::Vigil;
 use crate::terms::error::Error;
 use crate::terms::reason::Reason;
 
@@ -111,12 +111,12 @@ fn start(
 fn await_exit(child: &mut Child, ends_at: Option<Instant>) -> io::Result<Handled> {
     let pid = Pid::from_raw(child.id() as i32);
     let exit = sys::watch_child(pid)?;
-    let mut set = [PollFd::new(exit.as_fd(), PollFlags::POLLIN)];
-    let reason = match wait::wait(&mut set, ends_at)? {
-        Woken::Ready => return child.wait().map(Handled::Exited),
-        Woken::Deadline => Reason::MaxDuration,
-        Woken::Terminated => Reason::Terminated,
-    };
-    program::end(child, GRACE);
-    Ok(Handled::Ended(reason))
+    let set = [PollFd::new(exit.as_fd(), PollFlags::POLLIN)];
+    match Vigil::until(ends_at).wait(&set, None) {
+        Ok(_) => child.wait().map(Handled::Exited),
+        Err(cut) => {
+            program::end(child, GRACE);
+            Ok(Handled::Ended(cut.reason()))
+        }
+    }
 }

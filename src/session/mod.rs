@@ -20,6 +20,7 @@ use crate::sys;
 use crate::sys::names::lookup;
 use crate::sys::program::Program;
 use crate::sys::user;
+use crate::sys::vigil::Vigil;
 use crate::sys::wait;
 use crate::terms::endpoint::Endpoint;
 use crate::terms::error::{Error, Status};
@@ -138,10 +139,8 @@ fn relay_to(
         News::Waiting => journal.catch_up(),
         News::Failed(failure) => journal.notice(failure),
     };
-    let port = client.local.port();
-    let connected = forward
-        .route
-        .connect(client.socket.as_fd(), port, ends_at, news);
+    let vigil = Vigil::over(client.socket.as_fd(), ends_at);
+    let connected = forward.route.connect(client, vigil, news);
     let upstream = match connected {
         Ok(upstream) => upstream,
         Err(unreachable) => {

@@ -4,20 +4,18 @@
 //! [`Client`], whichever way it came.
 
 mod bind;
+mod client;
 mod inherited;
 mod listener;
 
-use std::os::fd::OwnedFd;
-use std::process;
 use std::time::Duration;
 
 use crate::log::Log;
 use crate::sys::streams::Streams;
-use crate::terms::endpoint::Endpoint;
 use crate::terms::error::Error;
-use crate::terms::facts::Facts;
 
 pub(crate) use bind::{Bind, Interface};
+pub(crate) use client::{Client, Origin};
 pub(crate) use listener::{Listener, something_to_listen_for};
 
 /// What there is to serve.
@@ -94,53 +92,5 @@ pub(crate) fn find(
             "no connection to serve: start tcpproxy from inetd or a systemd socket unit, \
              or with -b [interface:]port to listen itself",
         )),
-    }
-}
-
-/// A connected client, before anything was decided about it.
-pub(crate) struct Client {
-    /// Its connection.
-    pub(crate) socket: OwnedFd,
-    /// Its own end.
-    pub(crate) address: Endpoint,
-    /// Our end: what it connected to.
-    pub(crate) local: Endpoint,
-    /// How it got here.
-    pub(crate) origin: Origin,
-}
-
-/// How a client got to the process that serves it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Origin {
-    /// A super-server started this process for it.
-    Inherited {
-        /// Whether descriptor 2 was its socket too, as inetd has it.
-        on_stderr: bool,
-    },
-    /// Our supervisor accepted it.
-    Accepted {
-        /// The session's serial number, from 1.
-        serial: u64,
-    },
-}
-
-impl Origin {
-    fn session(self) -> u64 {
-        match self {
-            Origin::Inherited { .. } => u64::from(process::id()),
-            Origin::Accepted { serial } => serial,
-        }
-    }
-}
-
-impl Client {
-    /// What is known of it, before its name was asked for.
-    pub(crate) fn facts(&self) -> Facts {
-        Facts {
-            session: self.origin.session(),
-            client: self.address,
-            local: self.local,
-            name: None,
-        }
     }
 }

@@ -8,6 +8,7 @@ pub(crate) mod program;
 mod raw;
 pub(crate) mod streams;
 pub(crate) mod user;
+pub(crate) mod vigil;
 pub(crate) mod wait;
 
 pub use raw::Words;

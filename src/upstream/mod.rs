@@ -6,17 +6,17 @@
 mod race;
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
-use std::thread;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::sys::socket::UnixAddr;
 
+use crate::source::Client;
 use crate::sys::names::accounts;
 use crate::sys::names::lookup::{self, NoAnswer};
-use crate::sys::wait::{self, Woken};
+use crate::sys::vigil::{Cut, Vigil};
 use crate::terms::error::describe;
 use crate::terms::escape::{brief, escape_word};
 use crate::terms::reason::Reason;
@@ -208,22 +208,19 @@ impl Failed {
 }
 
 impl Route {
-    /// Connects to the first upstream that can be reached. What happens meanwhile is told
-    /// to `news`.
-    /// `default_port` is the port that the client connected to. While this waits, `client` is
-    /// watched: when it breaks off, there is nobody left to connect for. It all has to be done by
-    /// `ends_at`.
+    /// Connects to the first upstream that can be reached, for a client. What happens meanwhile is
+    /// told to `news`. It all has to be done before the vigil's end: when the client breaks off, there
+    /// is nobody left to connect for.
     pub(crate) fn connect(
         &self,
-        client: BorrowedFd,
-        default_port: Option<u16>,
-        ends_at: Option<Instant>,
+        client: &Client,
+        mut vigil: Vigil,
         mut news: impl FnMut(News),
     ) -> Result<Connected, Unreachable> {
         let retry_until = Instant::now() + self.connect_retry;
-        let mut round = self.try_each(client, default_port, ends_at, &mut news);
+        let mut round = self.try_each(client, &vigil, &mut news);
         loop {
-            let mut last = match round {
+            let last = match round {
                 Ok(connected) => return Ok(connected),
                 Err(Round::Over(last)) => return Err(last),
                 Err(Round::MaybeStarting(last)) if Instant::now() >= retry_until => {
@@ -231,33 +228,35 @@ impl Route {
                 }
                 Err(Round::MaybeStarting(last)) => last,
             };
-            if let Err(reason) = pause(client, retry_until) {
-                last.reason = reason;
-                return Err(last);
+            let next_round = retry_until.min(Instant::now() + RETRY_DELAY);
+            if let Err(cut) = vigil.pause(next_round) {
+                return Err(Unreachable {
+                    reason: cut.reason(),
+                    ..last
+                });
             }
             // That the same goes on happening is told by the end.
-            round = self.try_each(client, default_port, ends_at, &mut |_: News| {});
+            round = self.try_each(client, &vigil, &mut |_: News| {});
         }
     }
 
     /// Tries every upstream once, until one connects.
     fn try_each(
         &self,
-        client: BorrowedFd,
-        default_port: Option<u16>,
-        ends_at: Option<Instant>,
+        client: &Client,
+        vigil: &Vigil,
         news: &mut dyn FnMut(News),
     ) -> Result<Connected, Round> {
+        let default_port = client.local.port();
         let mut maybe_starting = false;
         let mut last = Unreachable {
             reason: Reason::ConnectFailed,
             name: "-".to_owned(),
         };
         for upstream in &self.upstreams {
-            let deadline = Instant::now() + self.connect_timeout;
-            let deadline = ends_at.map_or(deadline, |ends_at| ends_at.min(deadline));
+            let attempt = vigil.within(Instant::now() + self.connect_timeout);
             let waiting = &mut || news(News::Waiting);
-            let reached = self.reach(upstream, default_port, deadline, client, waiting);
+            let reached = self.reach(upstream, client, attempt, waiting);
             let name = upstream.name(default_port);
             let failed = match reached {
                 Ok(socket) => return Ok(Connected { socket, name }),
@@ -274,90 +273,68 @@ impl Route {
             if is_over {
                 return Err(Round::Over(last));
             }
-            if ends_at.is_some_and(|ends_at| ends_at <= Instant::now()) {
-                last.reason = Reason::MaxDuration;
+            if vigil.is_over() {
+                last.reason = Cut::TimeOver.reason();
                 return Err(Round::Over(last));
             }
         }
-        Err(match maybe_starting {
-            true => Round::MaybeStarting(last),
-            false => Round::Over(last),
+        Err(if maybe_starting {
+            Round::MaybeStarting(last)
+        } else {
+            Round::Over(last)
         })
     }
 
     fn reach(
         &self,
         upstream: &Upstream,
-        default_port: Option<u16>,
-        deadline: Instant,
-        client: BorrowedFd,
+        client: &Client,
+        mut vigil: Vigil,
         waiting: &mut dyn FnMut(),
     ) -> Result<OwnedFd, Failed> {
-        match upstream {
-            Upstream::Unix(path) => connect_unix(path, deadline, client, waiting),
-            Upstream::Host { host, port } => {
-                let port = port.or(default_port).ok_or_else(|| {
-                    let detail = "no port is given, and the client's connection has none";
-                    Failed::new(Reason::ConnectFailed, detail)
-                })?;
-                let mut addresses = match host.parse::<IpAddr>() {
-                    Ok(address) => vec![SocketAddr::new(address, port)],
-                    Err(_) => {
-                        waiting();
-                        lookup::addresses(host, port, deadline, client).map_err(unknown)?
-                    }
-                };
-                if let Some(source) = self.source {
-                    addresses.retain(|address| address.is_ipv4() == source.is_ipv4());
-                }
-                let addresses = interleaved(addresses);
-                if addresses.is_empty() {
-                    let detail = "it has no address of the source address's family";
-                    return Err(Failed::new(Reason::ConnectFailed, detail));
-                }
-                Race::new(addresses, self.source).run(deadline, client, waiting)
+        let (host, port) = match upstream {
+            Upstream::Unix(path) => return connect_unix(path, vigil, waiting),
+            Upstream::Host { host, port } => (host, port),
+        };
+        let port = port.or(client.local.port()).ok_or_else(|| {
+            let detail = "no port is given, and the client's connection has none";
+            Failed::new(Reason::ConnectFailed, detail)
+        })?;
+        let mut addresses = match host.parse::<IpAddr>() {
+            Ok(address) => vec![SocketAddr::new(address, port)],
+            Err(_) => {
+                waiting();
+                lookup::addresses(host, port, &mut vigil)?
+            }
+        };
+        if let Some(source) = self.source {
+            addresses.retain(|address| address.is_ipv4() == source.is_ipv4());
+            if addresses.is_empty() {
+                let detail = "it has no address of the source address's family";
+                return Err(Failed::new(Reason::ConnectFailed, detail));
             }
         }
+        Race::new(interleaved(addresses), self.source).run(vigil, waiting)
     }
 }
 
-fn unknown(no_answer: NoAnswer) -> Failed {
-    match no_answer {
-        NoAnswer::Late => late(),
-        NoAnswer::ClientReset => client_reset(),
-        NoAnswer::Terminated => terminated(),
-        NoAnswer::Unknown(error) => Failed::new(Reason::NameNotFound, error),
-        NoAnswer::System(errno) => Failed::new(Reason::ConnectFailed, describe(errno)),
-    }
-}
-
-fn late() -> Failed {
-    Failed::new(Reason::ConnectTimeout, "no answer in time")
-}
-
-fn client_reset() -> Failed {
-    Failed::new(Reason::ClientReset, "the client has gone meanwhile")
-}
-
-fn terminated() -> Failed {
-    Failed::new(Reason::Terminated, "asked to end meanwhile")
-}
-
-/// Waits before upstreams are tried again; says why not to try if the client or somebody else
-/// wants no more.
-fn pause(client: BorrowedFd, retry_until: Instant) -> Result<(), Reason> {
-    let until = retry_until.min(Instant::now() + RETRY_DELAY);
-    let mut set = [wait::failures_of(client)];
-    match wait::wait(&mut set, Some(until)) {
-        Ok(Woken::Deadline) => Ok(()),
-        Ok(Woken::Terminated) => Err(Reason::Terminated),
-        Ok(Woken::Ready) if wait::is_broken(&set[0]) => Err(Reason::ClientReset),
-        // A unix-domain client that has closed would be reported at once, again and again.
-        Ok(Woken::Ready) => {
-            thread::sleep(until.saturating_duration_since(Instant::now()));
-            Ok(())
+impl From<NoAnswer> for Failed {
+    fn from(no_answer: NoAnswer) -> Failed {
+        match no_answer {
+            NoAnswer::Cut(cut) => Failed::from(cut),
+            NoAnswer::Unknown(error) => Failed::new(Reason::NameNotFound, error),
         }
-        Err(_) => Err(Reason::InternalError),
+    }
+}
+
+impl From<Cut> for Failed {
+    fn from(cut: Cut) -> Failed {
+        match cut {
+            Cut::TimeOver => Failed::new(Reason::ConnectTimeout, "no answer in time"),
+            Cut::ClientGone => Failed::new(Reason::ClientReset, "the client has gone meanwhile"),
+            Cut::Terminated => Failed::new(Reason::Terminated, "asked to end meanwhile"),
+            Cut::System(errno) => Failed::new(Reason::ConnectFailed, describe(errno)),
+        }
     }
 }
 

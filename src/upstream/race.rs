@@ -3,9 +3,8 @@
 
 use std::collections::VecDeque;
 use std::net::{IpAddr, SocketAddr};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::path::PathBuf;
-use std::thread;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
@@ -16,10 +15,10 @@ use nix::sys::socket::{
     connect, getpeername, getsockname, recv, setsockopt, socket,
 };
 
-use super::{Failed, client_reset, late, terminated};
+use super::Failed;
 use crate::relay;
 use crate::sys;
-use crate::sys::wait::{self, Woken};
+use crate::sys::vigil::{Cut, Event, Vigil};
 
 /// Between one attempt and the next: the "Connection Attempt Delay" of RFC 8305 §8.
 const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
@@ -70,17 +69,15 @@ impl Race {
             untried: addresses,
             running: Vec::new(),
             source,
-            last: late(),
+            last: Failed::from(Cut::TimeOver),
         }
     }
 
     pub(super) fn run(
         mut self,
-        deadline: Instant,
-        client: BorrowedFd,
+        mut vigil: Vigil,
         waiting: &mut dyn FnMut(),
     ) -> Result<OwnedFd, Failed> {
-        let mut watched_client = Some(client);
         let mut next_attempt = Instant::now();
         loop {
             if Instant::now() >= next_attempt || self.running.is_empty() {
@@ -95,53 +92,34 @@ impl Race {
             if self.running.is_empty() {
                 return Err(self.last);
             }
-            let until = match self.untried.is_empty() {
-                true => deadline,
-                false => deadline.min(next_attempt),
-            };
-            let mut set: Vec<PollFd> = self
+            let moment = (!self.untried.is_empty()).then_some(next_attempt);
+            let set: Vec<PollFd> = self
                 .running
                 .iter()
                 .map(|(_, socket)| PollFd::new(socket.as_fd(), PollFlags::POLLOUT))
                 .collect();
-            set.extend(watched_client.map(wait::failures_of));
             waiting();
-            let woken = wait::wait(&mut set, Some(until));
-            match woken.map_err(|errno| Failed::at("poll", errno))? {
-                Woken::Terminated => return Err(terminated()),
-                Woken::Deadline if Instant::now() >= deadline => return Err(late()),
-                Woken::Deadline => continue,
-                Woken::Ready => {}
-            }
-            let client_state = set
-                .get(self.running.len())
-                .map(|client| (wait::is_broken(client), client.any().unwrap_or(true)));
-            let decided = set[..self.running.len()]
-                .iter()
-                .position(|polled| polled.any().unwrap_or(true));
-            if let Some(index) = decided {
-                let (address, socket) = self.running.swap_remove(index);
-                match outcome(&socket) {
-                    Ok(()) => return Ok(socket),
-                    Err(errno) => {
-                        self.note(address, errno);
-                        if self.last.is_final() {
-                            return Err(self.last);
-                        }
-                        // RFC 8305 §5: after a failure the next attempt need not wait.
-                        next_attempt = Instant::now();
+            let decided = match vigil.wait(&set, moment) {
+                Ok(Event::Ready(index)) => index,
+                Ok(Event::Moment) => continue,
+                Err(cut) => {
+                    if cut == Cut::ClientGone {
+                        self.abort();
                     }
+                    return Err(cut.into());
                 }
-            }
-            match client_state {
-                Some((true, _)) => {
-                    self.abort();
-                    return Err(client_reset());
+            };
+            let (address, socket) = self.running.swap_remove(decided);
+            match outcome(&socket) {
+                Ok(()) => return Ok(socket),
+                Err(errno) => {
+                    self.note(address, errno);
+                    if self.last.is_final() {
+                        return Err(self.last);
+                    }
+                    // RFC 8305 §5: after a failure the next attempt need not wait.
+                    next_attempt = Instant::now();
                 }
-                // Closed, not reset: what it sent is still to be delivered. poll(2) would report
-                // it for ever.
-                Some((false, true)) => watched_client = None,
-                Some((false, false)) | None => {}
             }
         }
     }
@@ -232,9 +210,8 @@ fn is_own_address(socket: &OwnedFd, peer: &SockaddrStorage) -> bool {
 }
 
 pub(super) fn connect_unix(
-    path: &PathBuf,
-    deadline: Instant,
-    client: BorrowedFd,
+    path: &Path,
+    mut vigil: Vigil,
     waiting: &mut dyn FnMut(),
 ) -> Result<OwnedFd, Failed> {
     let failed = |errno| Failed::at("connect", errno);
@@ -247,17 +224,8 @@ pub(super) fn connect_unix(
             Err(Errno::EAGAIN) => {}
             Err(errno) => return Err(failed(errno)),
         }
-        let until = deadline.min(Instant::now() + UNIX_RETRY_DELAY);
-        let mut set = [wait::failures_of(client)];
         waiting();
-        let woken = wait::wait(&mut set, Some(until));
-        match woken.map_err(failed)? {
-            Woken::Terminated => return Err(terminated()),
-            Woken::Ready if wait::is_broken(&set[0]) => return Err(client_reset()),
-            Woken::Ready | Woken::Deadline if Instant::now() >= deadline => return Err(late()),
-            Woken::Ready => thread::sleep(UNIX_RETRY_DELAY),
-            Woken::Deadline => {}
-        }
+        vigil.pause(Instant::now() + UNIX_RETRY_DELAY)?;
     }
 }
 

@@ -6,7 +6,7 @@
 use std::fs::File;
 use std::io::{self, Read};
 use std::net::{IpAddr, SocketAddr};
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
@@ -19,7 +19,7 @@ use nix::unistd::{Pid, pipe2};
 
 use crate::sys;
 use crate::sys::names::nss::{self, Question};
-use crate::sys::wait::{self, Woken};
+use crate::sys::vigil::{Cut, Vigil};
 
 /// How long a client's name may be looked for before a program starts without it.
 const NAME_TIMEOUT: Duration = Duration::from_secs(2);
@@ -27,48 +27,41 @@ const NAME_TIMEOUT: Duration = Duration::from_secs(2);
 /// Why there is no answer.
 #[derive(Debug)]
 pub(crate) enum NoAnswer {
-    /// The deadline came first.
-    Late,
-    /// The client broke its connection off.
-    ClientReset,
-    /// The session was asked to end.
-    Terminated,
+    /// Nobody wants it any more, or it took too long.
+    Cut(Cut),
     /// The name has no address, for the reason that the resolver gives.
     Unknown(String),
-    /// The question could not be asked.
-    System(Errno),
 }
 
 impl From<Errno> for NoAnswer {
     fn from(errno: Errno) -> NoAnswer {
-        NoAnswer::System(errno)
+        NoAnswer::Cut(Cut::System(errno))
     }
 }
 
 /// Every address of a host, both families, in the order of preference that the system has
-/// (RFC 6724). Never empty. `client` is watched meanwhile.
+/// (RFC 6724). Never empty.
 pub(crate) fn addresses(
     host: &str,
     port: u16,
-    deadline: Instant,
-    client: BorrowedFd,
+    vigil: &mut Vigil,
 ) -> Result<Vec<SocketAddr>, NoAnswer> {
-    let answer = ask(Question::Addresses(host), deadline, Some(client))?;
+    let answer = ask(Question::Addresses(host), vigil)?;
     nss::addresses_in(&answer, port).map_err(NoAnswer::Unknown)
 }
 
 /// The name of a client, if it has one that leads back to its address, and if that is known
 /// within 2 s.
 pub(crate) fn confirmed_name(address: IpAddr) -> Option<String> {
-    let deadline = Instant::now() + NAME_TIMEOUT;
-    let answer = ask(Question::NameOf(address), deadline, None).ok()?;
+    let vigil = &mut Vigil::until(Some(Instant::now() + NAME_TIMEOUT));
+    let answer = ask(Question::NameOf(address), vigil).ok()?;
     let name = nss::name_in(&answer)?;
     // Programs are often shell scripts, and name services pass on what others say.
     let fits = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_');
     if !name.bytes().all(fits) {
         return None;
     }
-    let answer = ask(Question::Addresses(name), deadline, None).ok()?;
+    let answer = ask(Question::Addresses(name), vigil).ok()?;
     let found = nss::addresses_in(&answer, 0).ok()?;
     let confirmed = found
         .iter()
@@ -77,11 +70,7 @@ pub(crate) fn confirmed_name(address: IpAddr) -> Option<String> {
 }
 
 /// Has a question answered by a child process.
-fn ask(
-    question: Question,
-    deadline: Instant,
-    client: Option<BorrowedFd>,
-) -> Result<String, NoAnswer> {
+fn ask(question: Question, vigil: &mut Vigil) -> Result<String, NoAnswer> {
     let (answer, tell) = pipe2(OFlag::O_CLOEXEC)?;
     let mut answer = File::from(answer);
     let child = Child(sys::fork(|| {
@@ -90,26 +79,10 @@ fn ask(
         question.ask_as_process(File::from(tell))
     })?);
     let mut text = Vec::new();
-    let mut watch_client = client;
     loop {
-        let mut set = vec![PollFd::new(answer.as_fd(), PollFlags::POLLIN)];
-        set.extend(watch_client.map(wait::failures_of));
-        match wait::wait(&mut set, Some(deadline))? {
-            Woken::Ready => {}
-            Woken::Deadline => return Err(NoAnswer::Late),
-            Woken::Terminated => return Err(NoAnswer::Terminated),
-        }
-        let answered = set[0].any().unwrap_or(true);
-        if let Some(client) = set.get(1) {
-            if wait::is_broken(client) {
-                return Err(NoAnswer::ClientReset);
-            }
-            if client.any().unwrap_or(true) {
-                // A unix-domain client that has closed: poll(2) would say so for ever.
-                watch_client = None;
-            }
-        }
-        if answered && read_some(&mut answer, &mut text)? == 0 {
+        let set = [PollFd::new(answer.as_fd(), PollFlags::POLLIN)];
+        vigil.wait(&set, None).map_err(NoAnswer::Cut)?;
+        if read_some(&mut answer, &mut text)? == 0 {
             break;
         }
     }
