@@ -1,13 +1,14 @@
 //! Upstreams: one that follows a script, one that gives everybody back what they say, one that nobody
 //! may come to, and one that neither accepts nor refuses.
 
+use std::mem::MaybeUninit;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::os::fd::AsRawFd;
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
 
 use nix::sys::socket::{Backlog, listen};
 
-use super::{eventually, patient};
+use super::{PATIENCE, eventually, patient};
 
 /// An upstream that serves one connection with a script, in a thread of its own.
 pub struct Upstream<T> {
@@ -70,6 +71,29 @@ pub fn echo() -> SocketAddr {
     address
 }
 
+/// How many connections wait in a listener's queue, and how many it takes before it is full
+/// (tcp(7), `TCP_INFO`: of a listener these are in the fields for other numbers).
+fn queued(listener: &TcpListener) -> (u32, u32) {
+    let mut info = MaybeUninit::<libc::tcp_info>::zeroed();
+    let mut size = size_of::<libc::tcp_info>() as libc::socklen_t;
+    // SAFETY: the place is writable and as large as the size says. An integer's value may be any,
+    // so that it is initialised whatever the kernel leaves out.
+    let (done, info) = unsafe {
+        let place = info.as_mut_ptr().cast();
+        let (fd, level, name) = (listener.as_raw_fd(), libc::IPPROTO_TCP, libc::TCP_INFO);
+        let done = libc::getsockopt(fd, level, name, place, &raw mut size);
+        (done, info.assume_init())
+    };
+    assert_eq!(done, 0, "{}", std::io::Error::last_os_error());
+    (info.tcpi_unacked, info.tcpi_sacked)
+}
+
+/// Whether the kernel lets SYNs vanish: there is one more than the backlog says.
+fn is_full(listener: &TcpListener) -> bool {
+    let (waiting, backlog) = queued(listener);
+    waiting > backlog
+}
+
 /// An address at which connections are neither accepted nor refused: a listener whose backlog
 /// is full, to which SYNs vanish.
 pub struct BlackHole {
@@ -84,9 +108,14 @@ impl BlackHole {
         listen(&listener, Backlog::new(0).unwrap()).unwrap();
         let address = listener.local_addr().unwrap();
         let mut filling = Vec::new();
-        while let Ok(stream) = TcpStream::connect_timeout(&address, Duration::from_millis(200)) {
+        // Not by an attempt that comes to nothing in time: on a busy machine the next might.
+        while !is_full(&listener) {
+            let stream = TcpStream::connect_timeout(&address, PATIENCE).unwrap();
             filling.push(stream);
             assert!(filling.len() < 10, "the backlog does not fill");
+            eventually("the connection in the queue", || {
+                (queued(&listener).0 as usize >= filling.len()).then_some(())
+            });
         }
         BlackHole { listener, filling }
     }
