@@ -11,7 +11,9 @@ fn logged(body: &str) -> Vec<String> {
     let file = scratch.join("access-program");
     fs::write(&file, body).unwrap();
     let program = format!("/bin/sh {}", file.display());
-    let proxy = Standalone::start(&["--acp", &program, "/bin/echo", "served"]);
+    // On a busy machine, ten megabytes may take it longer than 10 s.
+    let options = ["--acp-timeout", "20", "--acp", &program];
+    let proxy = Standalone::start(&[&options[..], &["/bin/echo", "served"]].concat());
     assert_eq!(read_all(proxy.connect()), b"served\n");
     // Not by the first line that says "closed": the program may have said so.
     let closed = proxy.process.log.wait_for("]: session 1 closed: ");
