@@ -643,6 +643,29 @@ fn the_manual_has_an_item_for_every_option_and_for_no_other() {
 }
 
 #[test]
+fn the_manual_has_every_option_once_under_its_subject() {
+    let manual = manual();
+    let (_, rest) = manual.split_once("\nBy subject:\n").unwrap();
+    let (by_subject, _) = rest.split_once("\nIn alphabetical order:\n").unwrap();
+    let mut found: Vec<&str> = by_subject
+        .lines()
+        .filter_map(|line| line.strip_prefix(".Fl "))
+        .flat_map(|options| options.split(" , "))
+        .collect();
+    // By its short name, which is the first of them, or by its long one.
+    let mut expected: Vec<String> = SETTINGS
+        .iter()
+        .map(|setting| match setting.short.first() {
+            Some(short) => short.to_string(),
+            None => format!("-{}", setting.name),
+        })
+        .collect();
+    found.sort_unstable();
+    expected.sort_unstable();
+    assert_eq!(found, expected);
+}
+
+#[test]
 fn the_manual_has_every_reason_and_every_exit_status() {
     let manual = manual();
     let items: Vec<&str> = manual
