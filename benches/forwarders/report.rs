@@ -64,6 +64,17 @@ as long as it stays in the page cache. Nobody logs (tcpproxy: `--log-level error
 under super-servers: it is run there without any option, and writes its two lines for each session to
 /dev/null. Limits are out of the way. haproxy splices always, with 1 MiB pipes, and socat has buffers
 of 128 KiB; the others run with their defaults, tcpproxy too.
+
+## Make your own
+
+Ratios carry over to other machines better than numbers do. `cargo bench` measures tcpproxy beside the
+programs it replaces, as far as they are installed: what it costs to be started for a connection, bulk
+data, round trips, connections a second, memory. Everybody takes turns in one run.
+
+    tests/setup --bench             # Debian, Ubuntu: unpacks the peers under target/peers, starts nothing
+    cargo bench                     # all of it, about half an hour; -- --quick takes 4 minutes
+    cargo bench -- --only bulk --peers haproxy,socat
+    cargo bench -- --publish        # this file and the picture beside it, results.svg, anew
 ";
 
 fn versions(results: &Results) -> String {
