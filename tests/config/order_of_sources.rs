@@ -8,6 +8,7 @@ use std::process::{Command, Stdio};
 use crate::harness::config_file::Conf;
 use crate::harness::{
     Running, Said, end_of, free_port, hand_over, needs_root, patient, read_all, share, socket_pair,
+    wait_until_free,
 };
 
 /// A configuration for a connection that was handed over, and the port of that.
@@ -29,6 +30,8 @@ impl Handed {
         let port = listener.local_addr().unwrap().port();
         let client = patient(std::net::TcpStream::connect(("127.0.0.1", port)).unwrap());
         let (accepted, _) = listener.accept().unwrap();
+        drop(listener);
+        wait_until_free(port);
         let conf = Conf::new(format!(
             "{standalone}\n\
              port {port}\nexec /bin/echo handed over\n\

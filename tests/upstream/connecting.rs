@@ -246,6 +246,10 @@ fn every_reason_not_to_be_connected_has_its_word_and_status_69() {
         assert_turned_away(&[&missing], "connect-failed");
         let stale = scratch.join("stale");
         drop(UnixListener::bind(&stale).unwrap());
+        // A process that another thread forks just now has a copy, until it is its program.
+        eventually("nobody to listen there", || {
+            UnixStream::connect(&stale).is_err().then_some(())
+        });
         open_to_all(&stale);
         assert_turned_away(&[&format!("unix:{}", stale.display())], "connect-refused");
         let private = scratch.join("private");
