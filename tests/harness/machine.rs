@@ -1,6 +1,8 @@
-//! What a test needs of the machine: rights, and programs.
+//! What a test needs of the machine: rights, descriptors, and programs.
 
 use std::path::{Path, PathBuf};
+
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 /// Fails the test where it does not run as root: `tests/run` says how.
 pub fn needs_root() {
@@ -8,6 +10,13 @@ pub fn needs_root() {
         nix::unistd::geteuid().is_root(),
         "this test changes ids and needs root: sudo tests/run"
     );
+}
+
+/// As many descriptors as the machine allows, for tests that hold a thousand. Others of the same
+/// program, and what they start, may have as many from then on: no test minds.
+pub fn many_descriptors() {
+    let (_, most) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+    setrlimit(Resource::RLIMIT_NOFILE, most, most).unwrap();
 }
 
 /// A program that `tests/setup` installs.

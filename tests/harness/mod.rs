@@ -18,7 +18,7 @@
 //! | `processes` | what can be seen of a process from outside: children, descriptors, time, memory |
 //! | `namespaces` | a network, mounts, a /dev and a system log of the test's own |
 //! | `name_server` | names and a DNS of the test's own |
-//! | `machine` | what is needed of the machine: root, and programs |
+//! | `machine` | what is needed of the machine: root, descriptors, and programs |
 //!
 //! Where the next test goes: into the folder of `tests/` whose `main.rs` says its subject, and there
 //! into the file whose first lines say its theme. A new theme is a new file, with a `mod` line in

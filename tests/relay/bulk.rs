@@ -14,7 +14,9 @@ use nix::unistd::pipe2;
 use crate::harness::noise::Noise;
 use crate::harness::peers::{Ending, Side, Through};
 use crate::harness::processes::{descriptors_of_kind, written_memory};
-use crate::harness::{Engine, Running, Standalone, field, needs_root, patient, read_all};
+use crate::harness::{
+    Engine, Running, Standalone, field, many_descriptors, needs_root, patient, read_all,
+};
 
 const MB: u64 = 1 << 20;
 
@@ -228,6 +230,7 @@ fn exhaust_pipes(uid: u32) -> Vec<OwnedFd> {
 #[test]
 fn where_pipes_are_scarce_bulk_data_is_copied_in_large_pieces() {
     needs_root();
+    many_descriptors();
     let uid = 54_321;
     let _pipes = exhaust_pipes(uid);
     let through = Through::start(Engine::Adaptive, &["-u", &uid.to_string()]);
@@ -255,6 +258,7 @@ fn where_pipes_are_scarce_bulk_data_is_copied_in_large_pieces() {
 
 #[test]
 fn five_hundred_sessions_of_one_user_all_deliver() {
+    many_descriptors();
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let name = listener.local_addr().unwrap().to_string();
     // Of a user of its own, since what one session takes of the pipes others of that user lack.
