@@ -71,6 +71,13 @@ pub(crate) fn serve(
             });
         }
     };
+    // Before anything is begun for it: where an upstream is, at the end of some chain, this very server,
+    // each client that has gone would make the connection for another one. Who was handed over was
+    // looked at a moment ago.
+    if matches!(passed.client().origin, Origin::Accepted { .. }) && passed.client().is_gone() {
+        journal.open(None, ids);
+        return journal.close(Ended::before_action(Reason::ClientReset));
+    }
     let name = match &passed.client().address {
         Endpoint::Inet(address) if service.starts_a_program() => {
             lookup::confirmed_name(address.ip())
@@ -97,6 +104,10 @@ pub(crate) fn serve(
             Denied::Terminated => Reason::Terminated,
             Denied::TimeOver => Reason::MaxDuration,
         }),
+        // The access program took its time.
+        (Ok(admitted), _) if service.gate.program.is_some() && admitted.client().is_gone() => {
+            Ended::before_action(Reason::ClientReset)
+        }
         (Ok(admitted), Action::Forward(forward)) => relay_to(admitted, forward, ends_at, &journal),
         (Ok(admitted), Action::Exec(program)) => {
             handler::run(admitted, program, service, ends_at, &journal)

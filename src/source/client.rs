@@ -1,8 +1,13 @@
 //! A connected client, before anything was decided about it.
 
-use std::os::fd::OwnedFd;
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::process;
 
+use nix::poll::{PollTimeout, poll};
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrStorage, bind, socket};
+
+use crate::sys::{self, wait};
 use crate::terms::endpoint::Endpoint;
 use crate::terms::facts::Facts;
 
@@ -14,6 +19,9 @@ pub(crate) struct Client {
     pub(crate) address: Endpoint,
     /// Our end: what it connected to.
     pub(crate) local: Endpoint,
+    /// The listener that it came through, where that is known: the address that it listens on, which
+    /// may be all of this machine's.
+    pub(crate) listener: Option<Endpoint>,
     /// How it got here.
     pub(crate) origin: Origin,
 }
@@ -43,6 +51,50 @@ impl Origin {
 }
 
 impl Client {
+    /// Whether it has broken its connection off, be it behind data that can still be read. Who does so
+    /// while it waits in a backlog is accepted like any other.
+    pub(crate) fn is_gone(&self) -> bool {
+        let mut set = [wait::failures_of(self.socket.as_fd())];
+        // poll(2) tells of a reset without taking the news away, as SO_ERROR would, and whatever is
+        // to be read before it, which recv(2) would tell of first.
+        poll(&mut set, PollTimeout::ZERO).is_ok() && wait::is_broken(&set[0])
+    }
+
+    /// Whether who connects to this address reaches the very listener that the client came through.
+    /// Of a super-server's listener only the address is known that this client reached.
+    pub(crate) fn came_through(&self, address: SocketAddr) -> bool {
+        let canonical = address.ip().to_canonical();
+        let is_at = |endpoint: &Endpoint| match endpoint {
+            Endpoint::Inet(own) => own.port() == address.port() && own.ip() == canonical,
+            Endpoint::Unix => false,
+        };
+        if is_at(&self.local) {
+            return true;
+        }
+        match self.listener {
+            Some(Endpoint::Inet(listener)) if listener.ip().is_unspecified() => {
+                let reaches = listener.is_ipv6() || canonical.is_ipv4();
+                reaches && listener.port() == address.port() && is_of_this_machine(canonical)
+            }
+            Some(listener) => is_at(&listener),
+            None => false,
+        }
+    }
+
+    /// How many more times its connection may be passed on, where that is counted: under our own
+    /// listener, if it comes from this machine.
+    pub(crate) fn hops_left(&self) -> Option<u8> {
+        let (Origin::Accepted { .. }, Endpoint::Inet(from), Endpoint::Inet(to)) =
+            (self.origin, self.address, self.local)
+        else {
+            return None;
+        };
+        if !from.ip().is_loopback() && from.ip() != to.ip() {
+            return None;
+        }
+        sys::hops_left(self.socket.as_fd(), from.ip()).ok()
+    }
+
     /// What is known of it, before its name was asked for.
     pub(crate) fn facts(&self) -> Facts {
         Facts {
@@ -52,4 +104,18 @@ impl Client {
             name: None,
         }
     }
+}
+
+/// Whether this is an address of this machine: only to those can a socket be bound (ip(7)).
+fn is_of_this_machine(address: IpAddr) -> bool {
+    if address.is_loopback() || address.is_unspecified() {
+        return true;
+    }
+    let family = match address {
+        IpAddr::V4(_) => AddressFamily::Inet,
+        IpAddr::V6(_) => AddressFamily::Inet6,
+    };
+    let place = SockaddrStorage::from(SocketAddr::new(address, 0));
+    socket(family, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None)
+        .is_ok_and(|socket| bind(socket.as_raw_fd(), &place).is_ok())
 }

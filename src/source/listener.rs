@@ -141,6 +141,7 @@ impl Listener {
             socket,
             address,
             local: local.unwrap_or(self.local),
+            listener: Some(self.local),
             origin: Origin::Accepted { serial },
         })
     }

@@ -21,7 +21,7 @@ use crate::terms::error::describe;
 use crate::terms::escape::{brief, escape_word};
 use crate::terms::reason::Reason;
 use crate::terms::value::Complaint;
-use race::{Race, connect_unix, interleaved};
+use race::{Begin, Race, connect_unix, interleaved};
 
 /// Before upstreams that refuse are tried again, where that was asked for.
 const RETRY_DELAY: Duration = Duration::from_millis(100);
@@ -314,7 +314,25 @@ impl Route {
                 return Err(Failed::new(Reason::ConnectFailed, detail));
             }
         }
-        Race::new(interleaved(addresses), self.source).run(vigil, waiting)
+        addresses.retain(|address| !client.came_through(*address));
+        if addresses.is_empty() {
+            let detail = "it is the very listener that the client came through: \
+                          connecting to it would go on for ever";
+            return Err(Failed::new(Reason::ConnectFailed, detail));
+        }
+        let hop_limit = match client.hops_left() {
+            Some(0 | 1) => {
+                let detail = "the connection has been passed on too often on this machine: \
+                              it goes round in a loop";
+                return Err(Failed::new(Reason::ConnectFailed, detail));
+            }
+            hops => hops.map(|hops| hops - 1),
+        };
+        let begin = Begin {
+            source: self.source,
+            hop_limit,
+        };
+        Race::new(interleaved(addresses), begin).run(vigil, waiting)
     }
 }
 

@@ -50,8 +50,17 @@ pub(super) fn interleaved(addresses: Vec<SocketAddr>) -> VecDeque<SocketAddr> {
 pub(super) struct Race {
     untried: VecDeque<SocketAddr>,
     running: Vec<(SocketAddr, OwnedFd)>,
-    source: Option<IpAddr>,
+    begin: Begin,
     last: Failed,
+}
+
+/// What every attempt begins with.
+#[derive(Clone, Copy)]
+pub(super) struct Begin {
+    /// Our own address.
+    pub(super) source: Option<IpAddr>,
+    /// The hop limit, if it is not the system's default.
+    pub(super) hop_limit: Option<u8>,
 }
 
 /// What has come of beginning an attempt.
@@ -64,11 +73,11 @@ enum Started {
 }
 
 impl Race {
-    pub(super) fn new(addresses: VecDeque<SocketAddr>, source: Option<IpAddr>) -> Race {
+    pub(super) fn new(addresses: VecDeque<SocketAddr>, begin: Begin) -> Race {
         Race {
             untried: addresses,
             running: Vec::new(),
-            source,
+            begin,
             last: Failed::from(Cut::TimeOver),
         }
     }
@@ -129,7 +138,7 @@ impl Race {
         let Some(address) = self.untried.pop_front() else {
             return Started::Nothing;
         };
-        match start_connecting(address, self.source) {
+        match start_connecting(address, self.begin) {
             Ok((socket, true)) => Started::Connected(socket),
             Ok((socket, false)) => {
                 self.running.push((address, socket));
@@ -157,7 +166,7 @@ impl Race {
 }
 
 /// A socket that is connecting, and whether it is connected already.
-fn start_connecting(address: SocketAddr, source: Option<IpAddr>) -> nix::Result<(OwnedFd, bool)> {
+fn start_connecting(address: SocketAddr, begin: Begin) -> nix::Result<(OwnedFd, bool)> {
     let family = match address {
         SocketAddr::V4(_) => AddressFamily::Inet,
         SocketAddr::V6(_) => AddressFamily::Inet6,
@@ -165,7 +174,11 @@ fn start_connecting(address: SocketAddr, source: Option<IpAddr>) -> nix::Result<
     let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
     let socket = socket(family, SockType::Stream, flags, None)?;
     relay::set_urgent_in_line(socket.as_fd(), true);
-    if let Some(source) = source {
+    if let Some(hops) = begin.hop_limit {
+        // The default will do where it cannot be set.
+        let _ = sys::limit_hops(socket.as_fd(), address.ip(), hops);
+    }
+    if let Some(source) = begin.source {
         // The port is chosen at connect, when the kernel knows the whole four-tuple (ip(7)).
         setsockopt(&socket, IpBindAddressNoPort, &true)?;
         bind(

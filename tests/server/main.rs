@@ -6,6 +6,7 @@ mod harness;
 
 mod endurance;
 mod listeners;
+mod loops;
 mod operating;
 mod pid_file;
 mod reload;

@@ -4,6 +4,7 @@
 //! functions that rely on that (fork, local time) say so.
 
 mod clock;
+mod hops;
 mod pages;
 mod session;
 mod words;
@@ -26,6 +27,7 @@ use nix::sys::socket::{SockaddrLike, SockaddrStorage};
 use nix::unistd::{ForkResult, Pid};
 
 pub(crate) use clock::{LocalTime, local_time};
+pub(crate) use hops::{hops_left, limit_hops};
 pub(crate) use pages::Pages;
 pub(crate) use session::fork_without;
 pub use words::Words;
