@@ -3,6 +3,8 @@
 //! The verdict is a type: an [`Admitted`] is made nowhere else, and no way leads to an upstream
 //! or a handler without one.
 
+mod counts;
+mod ledger;
 mod limits;
 mod program;
 mod rules;
@@ -16,7 +18,9 @@ use crate::log::Journal;
 use crate::source::Client;
 use crate::sys::program::Program;
 
-pub(crate) use limits::{Counted, Limits, Rate, Source, Sources};
+pub(crate) use counts::Counts;
+pub(crate) use ledger::{Ledger, Refusal, Seat};
+pub(crate) use limits::{Limits, Rate};
 pub(crate) use program::AccessProgram;
 pub(crate) use rules::{Rule, Rules, Verdict};
 pub(crate) use state_dir::StateDir;

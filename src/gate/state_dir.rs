@@ -19,12 +19,10 @@ use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg, OFlag};
 use nix::unistd::geteuid;
 
-use super::{Limits, Source};
-use crate::source::Client;
-use crate::terms::endpoint::Endpoint;
+use super::{Ledger, Limits, Refusal, Seat};
+use crate::terms::client_key::ClientKey;
 use crate::terms::error::{Error, Status};
 use crate::terms::escape::escape;
-use crate::terms::reason::Reason;
 
 /// The directory.
 #[derive(Debug)]
@@ -76,41 +74,17 @@ impl StateDir {
         Err(Error::new(Status::System, format!("{}: {wrong}", what())))
     }
 
-    /// Counts this process as a session of the client, for as long as it (or the program that it
-    /// becomes) lives; or says why the session may not begin.
-    pub(crate) fn begin(
-        &self,
-        service: &str,
-        client: &Client,
-        limits: &Limits,
-    ) -> Result<Result<(), Reason>, Error> {
-        let Some(source) = Source::of(&client.address) else {
-            return Ok(Ok(()));
-        };
-        if limits.max_per_source.is_none() && limits.rate.is_none() {
-            return Ok(Ok(()));
-        }
-        if process::id().is_multiple_of(TIDY_ONE_IN) {
-            self.tidy();
-        }
-        let path = self.path.join(file_name(service, &client.local, source));
-        self.count(&path, limits).map_err(|error| {
-            let path = escape(path.as_os_str().as_encoded_bytes());
-            Error::io(format_args!("state {path}"), &error)
-        })
-    }
-
-    fn count(&self, path: &Path, limits: &Limits) -> io::Result<Result<(), Reason>> {
+    fn count(&self, path: &Path, limits: &Limits) -> io::Result<Option<Refusal>> {
         let deadline = Instant::now() + PATIENCE;
         let Some(file) = lock(path, deadline)? else {
-            return Ok(Err(Reason::TooFastFromClient));
+            return Ok(Some(Refusal::TooFast));
         };
         let mut state = State::read(&file)?;
         if limits
             .max_per_source
             .is_some_and(|most| state.live.len() >= most)
         {
-            return Ok(Err(Reason::TooManyFromClient));
+            return Ok(Some(Refusal::TooMany));
         }
         if let Some(rate) = limits.rate {
             let now = now();
@@ -123,14 +97,14 @@ impl StateDir {
                         state.full_at = level;
                         state.write(&file)?;
                     }
-                    return Ok(Err(Reason::TooFastFromClient));
+                    return Ok(Some(Refusal::TooFast));
                 }
             }
         }
         let this = Process::of(process::id()).ok_or(io::ErrorKind::NotFound)?;
         state.live.push(this);
         state.write(&file)?;
-        Ok(Ok(()))
+        Ok(None)
     }
 
     /// Removes files without a live process and with a full bucket. What cannot be removed now
@@ -152,26 +126,40 @@ impl StateDir {
     }
 }
 
+impl Ledger for StateDir {
+    /// Counts this process as a session of the client.
+    fn begin(&self, service: &str, client: ClientKey, limits: &Limits) -> Result<Seat, Refusal> {
+        let seat = Seat {
+            service: service.to_owned(),
+            client,
+        };
+        if limits.max_per_source.is_none() && limits.rate.is_none() {
+            return Ok(seat);
+        }
+        if process::id().is_multiple_of(TIDY_ONE_IN) {
+            self.tidy();
+        }
+        let path = self.path.join(format!("source,{service},{client}"));
+        match self.count(&path, limits) {
+            Ok(None) => Ok(seat),
+            Ok(Some(refusal)) => Err(refusal),
+            Err(error) => {
+                let path = escape(path.as_os_str().as_encoded_bytes());
+                Err(Refusal::Unknown(Error::io(
+                    format_args!("state {path}"),
+                    &error,
+                )))
+            }
+        }
+    }
+
+    /// A session counts for as long as its process (or the program that it becomes) lives: there is
+    /// nothing left to be done, even after kill -9.
+    fn end(&self, _: &Seat) {}
+}
+
 /// What the names of our files begin with.
 const PREFIX: &[u8] = b"source,";
-
-/// The name of a source's file. A service that has no name of its own is its port.
-fn file_name(service: &str, local: &Endpoint, source: Source) -> String {
-    let service = match (service, local.port()) {
-        ("-", Some(port)) => format!("*:{port}"),
-        _ => service.to_owned(),
-    };
-    let source = match source {
-        Source::V4(v4) => std::net::Ipv4Addr::from_bits(v4).to_string(),
-        Source::V6(network) => {
-            format!(
-                "{}_64",
-                std::net::Ipv6Addr::from_bits(u128::from(network) << 64)
-            )
-        }
-    };
-    format!("source,{service},{source}")
-}
 
 /// Opens and locks a file, or gives up at the deadline.
 fn lock(path: &Path, deadline: Instant) -> io::Result<Option<Flock<File>>> {

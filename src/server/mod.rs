@@ -17,7 +17,7 @@ use nix::unistd::Pid;
 use crate::config::service::Service;
 use crate::config::settings::Overflow;
 use crate::config::setup::{ServerPlan, Setup};
-use crate::gate::Counted;
+use crate::gate::Seat;
 use crate::log::Log;
 use crate::log::{Ended, Journal};
 use crate::relay;
@@ -329,7 +329,7 @@ impl Supervisor<'_> {
     }
 
     /// Counts a client, or says which limit it is beyond.
-    fn count(&mut self, service: &Service, client: &Client) -> Result<Option<Counted>, Reason> {
+    fn count(&self, service: &Service, client: &Client) -> Result<Option<Seat>, Reason> {
         match self.is_full() {
             true => Err(Reason::TooManySessions),
             false => self.sessions.count(service, &client.address),
@@ -363,8 +363,8 @@ impl Supervisor<'_> {
             self.reap(Reason::InternalError);
             self.count(&service, &client)
         });
-        let counted = match counted {
-            Ok(counted) => counted,
+        let seat = match counted {
+            Ok(seat) => seat,
             Err(reason) => {
                 self.sessions.count_refused();
                 let log = self.log.under(service.log_name.as_deref());
@@ -372,7 +372,7 @@ impl Supervisor<'_> {
                 return;
             }
         };
-        let session = Session::new(&client, &service, counted);
+        let session = Session::new(&client, &service, seat);
         // Known to us, it is known to each session.
         sys::local_time(SystemTime::now());
         // No session holds a listener, or what only the server is to have.

@@ -10,7 +10,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use crate::config::service::Service;
-use crate::gate::{Counted, Sources};
+use crate::gate::{Counts, Ledger, Seat};
 use crate::log::Log;
 use crate::log::{Ended, Journal};
 use crate::source::Client;
@@ -23,16 +23,16 @@ use crate::terms::reason::Reason;
 pub(super) struct Session {
     facts: Facts,
     service: Rc<Service>,
-    counted: Option<Counted>,
+    seat: Option<Seat>,
     started: Instant,
 }
 
 impl Session {
-    pub(super) fn new(client: &Client, service: &Rc<Service>, counted: Option<Counted>) -> Session {
+    pub(super) fn new(client: &Client, service: &Rc<Service>, seat: Option<Seat>) -> Session {
         Session {
             facts: client.facts(),
             service: Rc::clone(service),
-            counted,
+            seat,
             started: Instant::now(),
         }
     }
@@ -56,7 +56,7 @@ fn name_of(signal: i32) -> String {
 /// The sessions of a server.
 pub(super) struct Sessions {
     running: HashMap<Pid, Session>,
-    sources: Sources,
+    counts: Counts,
     /// The number of the last session.
     serial: u64,
     refused: u64,
@@ -68,7 +68,7 @@ impl Default for Sessions {
     fn default() -> Sessions {
         Sessions {
             running: HashMap::new(),
-            sources: Sources::default(),
+            counts: Counts::default(),
             serial: 0,
             refused: 0,
             last_change: Instant::now(),
@@ -96,12 +96,12 @@ impl Sessions {
 
     /// Counts a client among those of its address; says why it is one too many.
     pub(super) fn count(
-        &mut self,
+        &self,
         service: &Service,
         client: &Endpoint,
-    ) -> Result<Option<Counted>, Reason> {
-        self.sources
-            .begin(&service.label, client, &service.limits, Instant::now())
+    ) -> Result<Option<Seat>, Reason> {
+        let counted = self.counts.admit(&service.label, client, &service.limits);
+        counted.map_err(|refusal| refusal.reason())
     }
 
     /// Notes that the client of the next number is not served.
@@ -120,8 +120,8 @@ impl Sessions {
     /// Closes a session for which there is no process.
     pub(super) fn give_up(&mut self, session: &Session, log: &Log) {
         self.count_refused();
-        if let Some(counted) = &session.counted {
-            self.sources.end(counted);
+        if let Some(seat) = &session.seat {
+            self.counts.end(seat);
         }
         session.close(Reason::InternalError, None, log);
     }
@@ -134,8 +134,8 @@ impl Sessions {
             return;
         };
         self.last_change = Instant::now();
-        if let Some(counted) = &session.counted {
-            self.sources.end(counted);
+        if let Some(seat) = &session.seat {
+            self.counts.end(seat);
         }
         if let Some(signal) = status.signal() {
             session.close(reason, Some(name_of(signal)), log);

@@ -11,7 +11,7 @@ use std::time::Instant;
 use nix::sys::socket::{Shutdown, shutdown};
 
 use crate::config::service::{Action, Forward, Service};
-use crate::gate::{Admitted, Denied, StateDir};
+use crate::gate::{Admitted, Denied, Ledger, Refusal, StateDir};
 use crate::log::{Ended, Journal, Log};
 use crate::relay::transcript::Transcript;
 use crate::relay::{self, Outcome};
@@ -131,12 +131,20 @@ fn count_among_processes(
         }
         return Ok(());
     };
-    StateDir::open(path)
-        .and_then(|state| state.begin(&service.label, client, limits))
-        .unwrap_or_else(|error: Error| {
-            journal.error(&error);
-            Err(Reason::InternalError)
-        })
+    let service_name = match client.local.port() {
+        // One that has no name of its own is its port.
+        Some(port) if service.label == "-" => format!("*:{port}"),
+        _ => service.label.clone(),
+    };
+    let counted = StateDir::open(path)
+        .map_err(Refusal::Unknown)
+        .and_then(|state| state.admit(&service_name, &client.address, limits));
+    counted.map(drop).map_err(|refusal| {
+        if let Refusal::Unknown(error) = &refusal {
+            journal.error(error);
+        }
+        refusal.reason()
+    })
 }
 
 fn relay_to(

@@ -1,6 +1,7 @@
 //! The nouns that every room shares, and the text they are read from and written as. Nothing here
 //! touches the outside.
 
+pub(crate) mod client_key;
 pub(crate) mod endpoint;
 pub(crate) mod error;
 pub(crate) mod escape;
