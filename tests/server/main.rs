@@ -10,4 +10,5 @@ mod loops;
 mod operating;
 mod pid_file;
 mod reload;
+mod soak;
 mod supervisor;
