@@ -96,10 +96,10 @@ impl Buffer {
     }
 
     /// Reads once from a source that does not block; there must be room.
-    pub(super) fn fill(&mut self, source: BorrowedFd) -> nix::Result<Filled> {
+    pub(super) fn fill(&mut self, source: BorrowedFd, now: Instant) -> nix::Result<Filled> {
         let was_empty = self.is_empty();
         if was_empty {
-            self.prepare()?;
+            self.prepare(now)?;
         }
         let splices = match was_empty {
             true => matches!(self.course.way(), Way::Splice(_)),
@@ -108,7 +108,7 @@ impl Buffer {
         let filled = match &mut self.pipe {
             Some(pipe) if splices => match pipe.fill(source)? {
                 Some(filled) => filled,
-                None => self.fill_beside_pipe(source)?,
+                None => self.fill_beside_pipe(source, now)?,
             },
             _ => self.memory.fill(source)?,
         };
@@ -118,8 +118,8 @@ impl Buffer {
             self.emptied = !more;
             if count > SMALL {
                 match self.memory.is_empty() {
-                    true => self.pipe_used = Instant::now(),
-                    false => self.memory_used = Instant::now(),
+                    true => self.pipe_used = now,
+                    false => self.memory_used = now,
                 }
             }
         }
@@ -127,7 +127,7 @@ impl Buffer {
     }
 
     /// Has what the next read needs, as it is empty.
-    fn prepare(&mut self) -> nix::Result<()> {
+    fn prepare(&mut self, now: Instant) -> nix::Result<()> {
         if let Some(read) = self.read.take() {
             self.course.learn(read, clocks);
         }
@@ -137,7 +137,7 @@ impl Buffer {
             match Pipe::new(size) {
                 Ok(pipe) => {
                     self.pipe = Some(pipe);
-                    self.pipe_used = Instant::now();
+                    self.pipe_used = now;
                 }
                 Err(_) => self.course.without_pipe(),
             }
@@ -146,13 +146,13 @@ impl Buffer {
             if size <= SMALL {
                 self.pipe = None;
             }
-            self.have_memory(size)?;
+            self.have_memory(size, now)?;
         }
         Ok(())
     }
 
     /// Has memory of at least this size, and none that is larger than messages need for messages.
-    fn have_memory(&mut self, size: usize) -> nix::Result<()> {
+    fn have_memory(&mut self, size: usize, now: Instant) -> nix::Result<()> {
         let held = self.memory.size();
         if held < size || (size <= SMALL && held > SMALL) {
             match Memory::new(size) {
@@ -161,15 +161,15 @@ impl Buffer {
                 Err(_) if held > 0 => {}
                 Err(errno) => return Err(errno),
             }
-            self.memory_used = Instant::now();
+            self.memory_used = now;
         }
         Ok(())
     }
 
     /// Copies what the empty pipe does not take: urgent data perhaps.
-    fn fill_beside_pipe(&mut self, source: BorrowedFd) -> nix::Result<Filled> {
+    fn fill_beside_pipe(&mut self, source: BorrowedFd, now: Instant) -> nix::Result<Filled> {
         if self.memory.size() == 0 {
-            self.have_memory(SMALL)?;
+            self.have_memory(SMALL, now)?;
         }
         let filled = self.memory.fill(source)?;
         if let Filled::Some { .. } = filled {

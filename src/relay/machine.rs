@@ -1,44 +1,27 @@
-//! The relay's state: two directions that share nothing but the idle clock and the reason.
+//! The relay's state: two directions that share nothing but the idle clock and the reason. It is
+//! told what is ready and what time it is, and says what it wants next; it never waits.
 
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
-use nix::poll::PollFlags;
-use nix::sys::socket::{Shutdown, shutdown};
+use nix::sys::socket::sockopt::{KeepAlive, TcpNoDelay};
+use nix::sys::socket::{Shutdown, setsockopt, shutdown};
 
-use super::Engine;
-use super::Side;
 use super::buffer::{Buffer, Filled};
-use crate::relay::transcript::Transcript;
+use super::readiness::{Interest, Ready};
+use super::{Engine, Outcome, Settings, Side};
 use crate::sys;
 use crate::terms::reason::Reason;
 
-/// What poll(2) said of one side.
-#[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Ready {
-    readable: bool,
-    writable: bool,
-    failed: bool,
-    hung_up: bool,
+/// Who is shown what passes.
+pub trait Tap {
+    /// These bytes have arrived from this side.
+    fn record(&mut self, from: Side, bytes: &[u8]);
 }
 
-impl From<Option<PollFlags>> for Ready {
-    fn from(events: Option<PollFlags>) -> Ready {
-        let events = events.unwrap_or(PollFlags::POLLERR);
-        let broken = PollFlags::POLLERR | PollFlags::POLLHUP | PollFlags::POLLNVAL;
-        Ready {
-            // A socket that failed or hung up does not block: reading and writing say how it is.
-            readable: events.intersects(PollFlags::POLLIN | broken),
-            writable: events.intersects(PollFlags::POLLOUT | broken),
-            failed: events.intersects(PollFlags::POLLERR | PollFlags::POLLNVAL),
-            hung_up: events.contains(PollFlags::POLLHUP),
-        }
-    }
-}
-
-/// How a relay ends.
+/// How a relay comes to its end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum End {
+enum End {
     /// Both directions were delivered to their end; this side's ended first.
     Orderly(Side),
     /// This side broke off. The other has been sent what came before, and is to be reset.
@@ -65,23 +48,56 @@ enum State {
 struct Direction {
     state: State,
     buffer: Buffer,
-    /// The sink would not take more when last asked.
-    blocked: bool,
-    /// When it last began not to.
-    blocked_at: Instant,
+    /// Since when the sink takes no more, if it does not.
+    blocked: Option<Instant>,
     delivered: u64,
 }
 
-/// Two directions between two sockets that do not block.
-pub(super) struct Machine<'a> {
-    sockets: [BorrowedFd<'a>; 2],
+/// How far a relay has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    /// Bytes move, or may.
+    Moving,
+    /// This side has broken off, and the other has been sent all there was. It is reset once its
+    /// kernel has that, which can only be asked.
+    Resetting { broken: Side, asks_at: Instant },
+    /// Both sides have been told.
+    Over(Reason),
+}
+
+/// Two directions between two sockets.
+pub struct Machine {
+    sockets: [OwnedFd; 2],
     directions: [Direction; 2],
-    transcript: Option<&'a mut Transcript>,
+    settings: Settings,
+    engine: Engine,
+    phase: Phase,
     first_end: Option<Side>,
     broken: Option<Side>,
     /// These have hung up while nothing was wanted from them. poll(2) would report it for ever.
     hung_up: [bool; 2],
+    /// When a byte last moved, a side ended, or the relay began.
     last_activity: Instant,
+    ends_at: Option<Instant>,
+}
+
+/// A relay in which nothing is on its way, as another process can be told of it. Its times go on.
+#[derive(Debug)]
+pub struct Parked {
+    /// The client's and the upstream's.
+    pub sockets: [OwnedFd; 2],
+    /// What it is to do.
+    pub settings: Settings,
+    /// When a byte last moved, a side ended, or the relay began.
+    pub last_activity: Instant,
+    /// When it is to be over, if it is.
+    pub ends_at: Option<Instant>,
+    /// The side whose input has ended and been delivered, if one's has.
+    pub ended: Option<Side>,
+    /// Bytes delivered from the client to the upstream.
+    pub sent: u64,
+    /// Bytes delivered from the upstream to the client.
+    pub received: u64,
 }
 
 /// How often one direction may read and write before the other gets its turn.
@@ -93,54 +109,133 @@ const TURN: u64 = 1 << 20;
 /// A sink that takes longer for what it was given is slow.
 const SLOW: Duration = Duration::from_millis(100);
 
-impl<'a> Machine<'a> {
-    pub(super) fn new(
-        client: BorrowedFd<'a>,
-        upstream: BorrowedFd<'a>,
+/// How long what a broken side had still sent may take to reach the other side before that is
+/// reset too.
+const RESET_GRACE: Duration = Duration::from_secs(2);
+
+/// The shortest and the longest time between two questions whether it has.
+const RESET_PAUSES: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(50));
+
+impl Machine {
+    /// A relay between a client and its upstream that begins now, and is over at `ends_at` at the
+    /// latest.
+    pub fn new(
+        sockets: [OwnedFd; 2],
+        settings: Settings,
         engine: Engine,
-        buffer_size: usize,
-        transcript: Option<&'a mut Transcript>,
-    ) -> Machine<'a> {
-        let now = Instant::now();
+        ends_at: Option<Instant>,
+        now: Instant,
+    ) -> Machine {
+        sockets.iter().for_each(prepare);
+        Machine::at_rest(sockets, settings, engine, ends_at, now)
+    }
+
+    fn at_rest(
+        sockets: [OwnedFd; 2],
+        settings: Settings,
+        engine: Engine,
+        ends_at: Option<Instant>,
+        last_activity: Instant,
+    ) -> Machine {
         let direction = || Direction {
             state: State::Open,
-            buffer: Buffer::new(engine, buffer_size, now),
-            blocked: false,
-            blocked_at: now,
+            buffer: Buffer::new(engine, settings.buffer_size, last_activity),
+            blocked: None,
             delivered: 0,
         };
         Machine {
-            sockets: [client, upstream],
+            sockets,
             directions: [direction(), direction()],
-            transcript,
+            settings,
+            engine,
+            phase: Phase::Moving,
             first_end: None,
             broken: None,
             hung_up: [false; 2],
-            last_activity: now,
+            last_activity,
+            ends_at,
         }
     }
 
-    pub(super) fn socket(&self, side: Side) -> BorrowedFd<'a> {
-        self.sockets[side as usize]
+    /// Takes the relay apart, if nothing is on its way, nobody listens in, and no side has broken
+    /// off. What it holds for its bytes is given back.
+    #[expect(
+        clippy::result_large_err,
+        reason = "it is no error, but the machine as it was"
+    )]
+    pub fn park(self) -> Result<Parked, Machine> {
+        let is_empty = |direction: &Direction| direction.buffer.is_empty();
+        let rests = self.phase == Phase::Moving && self.directions.iter().all(is_empty);
+        if !rests || self.broken.is_some() || self.engine == Engine::Copy {
+            return Err(self);
+        }
+        let [sent, received] = [Side::Upstream, Side::Client].map(|side| self.delivered_to(side));
+        Ok(Parked {
+            sockets: self.sockets,
+            settings: self.settings,
+            last_activity: self.last_activity,
+            ends_at: self.ends_at,
+            ended: self.first_end,
+            sent,
+            received,
+        })
     }
 
-    /// When a byte last moved, a side ended, or the relay began.
-    pub(super) fn last_activity(&self) -> Instant {
+    /// Goes on with a relay that was parked, here or elsewhere.
+    pub fn resume(parked: Parked) -> Machine {
+        let Parked {
+            sockets,
+            settings,
+            last_activity,
+            ends_at,
+            ended,
+            sent,
+            received,
+        } = parked;
+        let engine = Engine::Adaptive;
+        let mut machine = Machine::at_rest(sockets, settings, engine, ends_at, last_activity);
+        for (direction, delivered) in machine.directions.iter_mut().zip([sent, received]) {
+            direction.delivered = delivered;
+        }
+        if let Some(side) = ended {
+            machine.directions[side as usize].state = State::Done;
+        }
+        machine.first_end = ended;
+        machine
+    }
+
+    /// The socket of one side.
+    pub fn socket(&self, side: Side) -> BorrowedFd<'_> {
+        self.sockets[side as usize].as_fd()
+    }
+
+    /// When a byte last moved, a side ended, or the relay began. Later than its beginning, it says
+    /// that the first bytes have been passed on, or that there are none.
+    pub fn last_activity(&self) -> Instant {
         self.last_activity
     }
 
-    /// The side that has broken off, if one has; only what it had sent is still delivered.
-    pub(super) fn broken(&self) -> Option<Side> {
-        self.broken
+    /// How the relay has ended, if it has: then each side has been told, by an end of input or by a
+    /// reset.
+    pub fn end(&self) -> Option<Outcome> {
+        match self.phase {
+            Phase::Moving | Phase::Resetting { .. } => None,
+            Phase::Over(reason) => Some(Outcome {
+                reason,
+                sent: self.delivered_to(Side::Upstream),
+                received: self.delivered_to(Side::Client),
+            }),
+        }
     }
 
     /// Whether one direction has been delivered to its end.
-    pub(super) fn is_half_closed(&self) -> bool {
+    fn is_half_closed(&self) -> bool {
         self.directions
             .iter()
             .any(|direction| direction.state == State::Done)
     }
 
+    /// How many bytes have been delivered to this side.
     pub(super) fn delivered_to(&self, side: Side) -> u64 {
         self.to(side).delivered
     }
@@ -153,60 +248,129 @@ impl<'a> Machine<'a> {
         self.from(side.other())
     }
 
-    /// The events to wait for; `None` if the side is to be left out of the set.
-    pub(super) fn wants(&self, side: Side) -> Option<PollFlags> {
-        let mut events = PollFlags::empty();
+    /// What to wait for at one side; `None` if the side is not to be watched at all.
+    pub fn wants(&self, side: Side) -> Option<Interest> {
+        match self.phase {
+            Phase::Moving => {}
+            // On a connection that is itself broken nothing is acknowledged any more.
+            Phase::Resetting { broken, .. } => {
+                return (side != broken).then_some(Interest::FAILURES);
+            }
+            Phase::Over(_) => return None,
+        }
         let (from, to) = (self.from(side), self.to(side));
-        if from.state == State::Open && from.buffer.has_room() {
-            events |= PollFlags::POLLIN;
-        }
-        if to.blocked {
-            events |= PollFlags::POLLOUT;
-        }
+        let interest = Interest {
+            readable: from.state == State::Open && from.buffer.has_room(),
+            writable: to.blocked.is_some(),
+        };
         // With nothing wanted, a reset is still to be noticed.
         let worth_watching = self.broken != Some(side) && !self.hung_up[side as usize];
-        (!events.is_empty() || worth_watching).then_some(events)
+        (interest != Interest::FAILURES || worth_watching).then_some(interest)
     }
 
-    /// Moves what can be moved.
-    pub(super) fn advance(&mut self, ready: [Ready; 2]) {
-        for side in [Side::Client, Side::Upstream] {
+    /// When something is due, if nothing happens until then: see [`Machine::tick`].
+    pub fn wakes_at(&self) -> Option<Instant> {
+        match self.phase {
+            Phase::Moving => {
+                let end = self.due().map(|(at, _)| at);
+                let [one, other] = &self.directions;
+                let [one, other] = [one, other].map(|direction| direction.buffer.gives_back_at());
+                [end, one, other].into_iter().flatten().min()
+            }
+            Phase::Resetting { asks_at, .. } => Some(asks_at.min(self.reset_by())),
+            Phase::Over(_) => None,
+        }
+    }
+
+    /// Does what is due by now.
+    pub fn tick(&mut self, now: Instant) {
+        match self.phase {
+            Phase::Moving => match self.due() {
+                Some((at, end)) if at <= now => self.conclude(end, now),
+                _ => {
+                    for direction in &mut self.directions {
+                        direction.buffer.give_back(now);
+                    }
+                }
+            },
+            Phase::Resetting { broken, asks_at } => {
+                if asks_at.min(self.reset_by()) <= now {
+                    self.reset_when_delivered(broken, now);
+                }
+            }
+            Phase::Over(_) => {}
+        }
+    }
+
+    /// Ends the relay, whatever is still on its way.
+    pub fn give_up(&mut self, reason: Reason) {
+        match self.phase {
+            Phase::Moving => self.abandon(reason),
+            Phase::Resetting { broken, .. } => self.reset(broken),
+            Phase::Over(_) => {}
+        }
+    }
+
+    /// Moves what can be moved. What arrives is shown to the tap, if the machine only copies.
+    pub fn advance(&mut self, ready: [Ready; 2], now: Instant, mut tap: Option<&mut dyn Tap>) {
+        match self.phase {
+            Phase::Moving => {}
+            Phase::Resetting { broken, .. } => {
+                let Ready {
+                    failed, hung_up, ..
+                } = ready[broken.other() as usize];
+                if failed || hung_up {
+                    self.reset(broken);
+                }
+                return;
+            }
+            Phase::Over(_) => return,
+        }
+        for side in Side::BOTH {
             let Ready {
                 failed, hung_up, ..
             } = ready[side as usize];
-            let unwanted = self.wants(side) == Some(PollFlags::empty());
+            let unwanted = self.wants(side) == Some(Interest::FAILURES);
             if unwanted && failed {
-                self.break_off(side);
+                self.break_off(side, now);
             } else if unwanted && hung_up {
                 self.hung_up[side as usize] = true;
             }
         }
-        for from in [Side::Client, Side::Upstream] {
+        for from in Side::BOTH {
             let readable = ready[from as usize].readable;
             let writable = ready[from.other() as usize].writable;
-            self.pump(from, readable, writable);
+            self.pump(from, readable, writable, now, &mut tap);
+        }
+        if let Some(end) = self.reached_end() {
+            self.conclude(end, now);
         }
     }
 
     /// Moves bytes in one direction: reads, writes at once what was read, and goes on while there
     /// seems to be more.
-    fn pump(&mut self, from: Side, mut readable: bool, writable: bool) {
+    fn pump(
+        &mut self,
+        from: Side,
+        mut readable: bool,
+        writable: bool,
+        now: Instant,
+        tap: &mut Option<&mut dyn Tap>,
+    ) {
         let direction = &mut self.directions[from as usize];
-        if direction.blocked && writable {
-            direction.blocked = false;
-            if direction.blocked_at.elapsed() >= SLOW {
-                direction.buffer.slow_down();
-            }
+        let asked_again = direction.blocked.take_if(|_| writable);
+        if asked_again.is_some_and(|since| now.saturating_duration_since(since) >= SLOW) {
+            direction.buffer.slow_down();
         }
         let turn_ends = direction.delivered + TURN;
         for _ in 0..ROUNDS {
-            let filled = readable && self.fill(from, &mut readable);
-            let drained = self.drain(from);
-            self.finish(from);
+            let filled = readable && self.fill(from, &mut readable, now, tap);
+            let drained = self.drain(from, now);
+            self.finish(from, now);
             if !filled && !drained {
                 return;
             }
-            self.last_activity = Instant::now();
+            self.last_activity = now;
             if self.from(from).delivered >= turn_ends {
                 return;
             }
@@ -215,21 +379,30 @@ impl<'a> Machine<'a> {
 
     /// Reads once, if the direction has room. Returns whether bytes came; clears `more` unless
     /// there are likely to be more.
-    fn fill(&mut self, from: Side, more: &mut bool) -> bool {
-        let source = self.socket(from);
+    fn fill(
+        &mut self,
+        from: Side,
+        more: &mut bool,
+        now: Instant,
+        tap: &mut Option<&mut dyn Tap>,
+    ) -> bool {
+        let source = self.sockets[from as usize].as_fd();
         let direction = &mut self.directions[from as usize];
         if direction.state != State::Open || !direction.buffer.has_room() {
             return false;
         }
         *more = false;
-        match direction.buffer.fill(source) {
+        match direction.buffer.fill(source, now) {
             Ok(Filled::Some {
                 count,
                 more: likely,
             }) => {
                 *more = likely;
-                if let Some(transcript) = &mut self.transcript {
-                    transcript.record(from, direction.buffer.newest(count));
+                // Bytes in a pipe cannot be seen.
+                if self.engine == Engine::Copy
+                    && let Some(tap) = tap
+                {
+                    tap.record(from, direction.buffer.newest(count));
                 }
                 return true;
             }
@@ -240,7 +413,7 @@ impl<'a> Machine<'a> {
             }
             Err(_) => {
                 direction.state = State::Draining;
-                self.break_off(from);
+                self.break_off(from, now);
             }
         }
         false
@@ -248,69 +421,53 @@ impl<'a> Machine<'a> {
 
     /// Writes once, if there is something to write to a sink that takes it. Returns whether
     /// bytes went.
-    fn drain(&mut self, from: Side) -> bool {
-        let sink = self.socket(from.other());
+    fn drain(&mut self, from: Side, now: Instant) -> bool {
+        let sink = self.sockets[from.other() as usize].as_fd();
         let direction = &mut self.directions[from as usize];
-        if direction.buffer.is_empty() || direction.blocked {
+        if direction.buffer.is_empty() || direction.blocked.is_some() {
             return false;
         }
         match direction.buffer.drain(sink) {
             Ok(count) => {
                 direction.delivered += count as u64;
                 if !direction.buffer.is_empty() {
-                    direction.blocked = true;
-                    direction.blocked_at = Instant::now();
+                    direction.blocked = Some(now);
                 }
                 count > 0
             }
             Err(_) => {
-                self.break_off(from.other());
+                self.break_off(from.other(), now);
                 false
             }
         }
     }
 
     /// Tells the sink of the end of input, once everything before it has been delivered.
-    fn finish(&mut self, from: Side) {
-        let sink = self.socket(from.other());
+    fn finish(&mut self, from: Side, now: Instant) {
         let direction = &mut self.directions[from as usize];
         if direction.state == State::Draining && direction.buffer.is_empty() {
             direction.state = State::Done;
-            self.last_activity = Instant::now();
+            self.last_activity = now;
             if self.broken.is_none() {
                 // Fails if the sink has been reset meanwhile, which poll(2) will report.
-                let _ = shutdown(sink.as_raw_fd(), Shutdown::Write);
+                let _ = shutdown(self.socket(from.other()).as_raw_fd(), Shutdown::Write);
             }
         }
     }
 
     /// Notes that a side has broken off: nothing can be delivered to it any more. What it had
     /// sent before can still be read, and is delivered.
-    fn break_off(&mut self, side: Side) {
+    fn break_off(&mut self, side: Side, now: Instant) {
         self.broken.get_or_insert(side);
-        self.last_activity = Instant::now();
+        self.last_activity = now;
         let towards = &mut self.directions[side.other() as usize];
         towards.state = State::Dropped;
-        towards.blocked = false;
+        towards.blocked = None;
         towards.buffer.clear();
     }
 
-    /// When there will be something to give back, if nothing happens until then.
-    pub(super) fn gives_back_at(&self) -> Option<Instant> {
-        let [one, other] = &self.directions;
-        let [one, other] = [one, other].map(|direction| direction.buffer.gives_back_at());
-        one.into_iter().chain(other).min()
-    }
-
-    /// Gives back what nobody needs any more.
-    pub(super) fn give_back(&mut self, now: Instant) {
-        for direction in &mut self.directions {
-            direction.buffer.give_back(now);
-        }
-    }
-
-    /// How the relay has ended, if it has.
-    pub(super) fn end(&self) -> Option<End> {
+    /// How the relay comes to its end, if nothing is left to be moved.
+    fn reached_end(&self) -> Option<End> {
         let is_over = |direction: &Direction| match direction.state {
             State::Open | State::Draining => false,
             State::Done | State::Dropped => true,
@@ -323,10 +480,81 @@ impl<'a> Machine<'a> {
             .or(self.first_end.map(End::Orderly))
     }
 
+    /// When the relay comes to its end if nothing happens, and how.
+    fn due(&self) -> Option<(Instant, End)> {
+        let after = |timeout: Duration, end| (self.last_activity + timeout, end);
+        let quiet = match self.broken {
+            Some(side) => Some((self.reset_by(), End::Broken(side))),
+            None => match self.settings.half_close_timeout {
+                Some(timeout) if self.is_half_closed() => {
+                    Some(after(timeout, End::Abandoned(Reason::HalfCloseTimeout)))
+                }
+                _ => {
+                    let timeout = self.settings.idle_timeout;
+                    timeout.map(|timeout| after(timeout, End::Abandoned(Reason::IdleTimeout)))
+                }
+            },
+        };
+        let over = self
+            .ends_at
+            .map(|at| (at, End::Abandoned(Reason::MaxDuration)));
+        [quiet, over]
+            .into_iter()
+            .flatten()
+            .min_by_key(|(at, _)| *at)
+    }
+
+    /// When what a broken side had sent must have been delivered.
+    fn reset_by(&self) -> Instant {
+        self.last_activity + RESET_GRACE
+    }
+
+    fn conclude(&mut self, end: End, now: Instant) {
+        match end {
+            End::Orderly(Side::Client) => self.phase = Phase::Over(Reason::ClientClosed),
+            End::Orderly(Side::Upstream) => self.phase = Phase::Over(Reason::ServerClosed),
+            End::Broken(side) => self.reset_when_delivered(side, now),
+            End::Abandoned(reason) => self.abandon(reason),
+        }
+    }
+
+    /// Resets the side that has not broken off, but not before its kernel has what was sent, or
+    /// time is up: a reset discards the rest, and the bytes before the break did arrive.
+    fn reset_when_delivered(&mut self, broken: Side, now: Instant) {
+        if self.in_flight_to(broken.other()) == 0 || self.reset_by() <= now {
+            return self.reset(broken);
+        }
+        // As long again as it has taken so far.
+        let waited = now.saturating_duration_since(self.last_activity);
+        self.phase = Phase::Resetting {
+            broken,
+            asks_at: now + waited.clamp(RESET_PAUSES.0, RESET_PAUSES.1),
+        };
+    }
+
+    fn in_flight_to(&self, side: Side) -> u64 {
+        sys::bytes_in_flight(self.socket(side)).unwrap_or(0) as u64
+    }
+
+    /// Resets the side that has not broken off. What it did not get was not delivered.
+    fn reset(&mut self, broken: Side) {
+        let side = broken.other();
+        let lost = self.in_flight_to(side);
+        // Fails where there is no such thing as a reset (unix-domain sockets): then closing must do.
+        if sys::abort_connection(self.socket(side)).is_ok() {
+            let delivered = &mut self.directions[broken as usize].delivered;
+            *delivered = delivered.saturating_sub(lost);
+        }
+        self.phase = Phase::Over(match broken {
+            Side::Client => Reason::ClientReset,
+            Side::Upstream => Reason::ServerReset,
+        });
+    }
+
     /// Closes both sides, whatever is still on its way. A side that would miss something is
     /// reset: what it got must not look complete.
-    pub(super) fn abandon(&mut self) {
-        for side in [Side::Client, Side::Upstream] {
+    fn abandon(&mut self, reason: Reason) {
+        for side in Side::BOTH {
             let socket = self.socket(side);
             // Each fails only on a connection that has ended already.
             let direction = self.to(side);
@@ -340,5 +568,14 @@ impl<'a> Machine<'a> {
                 let _ = sys::abort_connection(socket);
             }
         }
+        self.phase = Phase::Over(reason);
     }
+}
+
+/// Has a socket ready for the relay: small messages are not held back, and dead peers are noticed
+/// in the end.
+fn prepare(socket: &OwnedFd) {
+    // Each of these fails on sockets other than TCP's, which have no use for it.
+    let _ = setsockopt(socket, TcpNoDelay, &true);
+    let _ = setsockopt(socket, KeepAlive, &true);
 }

@@ -10,6 +10,9 @@ pub enum Side {
 }
 
 impl Side {
+    /// Every side.
+    pub const BOTH: [Side; 2] = [Side::Client, Side::Upstream];
+
     /// The opposite end.
     pub fn other(self) -> Side {
         match self {

@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 use nix::sys::socket::sockopt::{RcvBuf, SndBuf};
 use nix::sys::socket::{MsgFlags, send, setsockopt};
 
-use super::tests::{reset, start, tcp, unix};
-use super::{Engine, Settings, run_by};
+use super::Settings;
+use super::tests::{Mode, reset, run, start, tcp, unix};
 use crate::terms::reason::Reason;
 
 /// Numbers that look random, and are the same for the same seed (xorshift).
@@ -103,8 +103,8 @@ fn write_haltingly(
 
 /// Both ways at once, through a relay that holds at most so much each way. `narrow` sinks block
 /// often.
-fn exchange_in_bursts(engine: Engine, buffer_size: usize, narrow: bool, seed: u64) {
-    let context = format!("{engine:?}, {buffer_size}, narrow {narrow}, seed {seed}");
+fn exchange_in_bursts(mode: Mode, buffer_size: usize, narrow: bool, seed: u64) {
+    let context = format!("{mode:?}, {buffer_size}, narrow {narrow}, seed {seed}");
     let (client, ours) = tcp();
     let (server, theirs) = tcp();
     if narrow {
@@ -119,8 +119,7 @@ fn exchange_in_bursts(engine: Engine, buffer_size: usize, narrow: bool, seed: u6
             idle_timeout: None,
             half_close_timeout: None,
         };
-        let sockets = [ours.as_fd(), theirs.as_fd()];
-        run_by(engine, sockets, settings, None, None, || {}).unwrap()
+        run(mode, [ours, theirs], settings)
     });
     let amount = match buffer_size {
         300 => 100_000,
@@ -149,10 +148,10 @@ fn exchange_in_bursts(engine: Engine, buffer_size: usize, narrow: bool, seed: u6
 fn bursts_of_any_size_arrive_whole_through_every_change_of_way() {
     for seed in 0..2 {
         thread::scope(|scope| {
-            for &engine in Engine::ALL {
+            for &mode in Mode::ALL {
                 for buffer_size in [300, 20_000, 1 << 20] {
                     for narrow in [false, true] {
-                        scope.spawn(move || exchange_in_bursts(engine, buffer_size, narrow, seed));
+                        scope.spawn(move || exchange_in_bursts(mode, buffer_size, narrow, seed));
                     }
                 }
             }
@@ -162,34 +161,34 @@ fn bursts_of_any_size_arrive_whole_through_every_change_of_way() {
 
 #[test]
 fn an_end_of_input_at_any_moment_comes_behind_everything() {
-    for &engine in Engine::ALL {
+    for &mode in Mode::ALL {
         for amount in AMOUNTS {
             let (client, ours) = tcp();
             let (mut server, theirs) = tcp();
-            let relay = start(ours, theirs, engine, None);
+            let relay = start(ours, theirs, mode, None);
             let said = Chance::new(amount as u64).bytes(amount);
             let there = read_haltingly(server.try_clone().unwrap(), 3);
             (&client).write_all(&said).unwrap();
             client.shutdown(Shutdown::Write).unwrap();
-            assert!(there.join().unwrap() == said, "{engine:?} {amount}");
+            assert!(there.join().unwrap() == said, "{mode:?} {amount}");
             // The other direction has not been touched yet.
             let reply = Chance::new(amount as u64 + 1).bytes(amount);
             let back = read_haltingly(client, 4);
             server.write_all(&reply).unwrap();
             drop(server);
-            assert!(back.join().unwrap() == reply, "{engine:?} {amount}");
+            assert!(back.join().unwrap() == reply, "{mode:?} {amount}");
             let (ended, _) = relay.join().unwrap();
-            assert_eq!(ended.reason, Reason::ClientClosed, "{engine:?} {amount}");
+            assert_eq!(ended.reason, Reason::ClientClosed, "{mode:?} {amount}");
         }
     }
 }
 
 #[test]
 fn messages_between_bulk_arrive_at_once_and_in_their_place() {
-    for &engine in Engine::ALL {
+    for &mode in Mode::ALL {
         let (mut client, ours) = tcp();
         let (mut server, theirs) = tcp();
-        let relay = start(ours, theirs, engine, None);
+        let relay = start(ours, theirs, mode, None);
         let mut chance = Chance::new(9);
         for round in 0..6 {
             for amount in AMOUNTS {
@@ -200,12 +199,12 @@ fn messages_between_bulk_arrive_at_once_and_in_their_place() {
                 let mut got = vec![0; amount];
                 server.read_exact(&mut got).unwrap();
                 sender.join().unwrap();
-                assert!(got == said, "{engine:?}, round {round}: {amount}");
+                assert!(got == said, "{mode:?}, round {round}: {amount}");
                 // Back, with nothing else on its way.
                 server.write_all(&[round]).unwrap();
                 let mut answer = [0];
                 client.read_exact(&mut answer).unwrap();
-                assert_eq!(answer, [round], "{engine:?}: {amount}");
+                assert_eq!(answer, [round], "{mode:?}: {amount}");
             }
             // Everything is given back meanwhile, or not.
             thread::sleep(Duration::from_millis(u64::from(round % 2) * 60));
@@ -218,11 +217,11 @@ fn messages_between_bulk_arrive_at_once_and_in_their_place() {
 
 #[test]
 fn urgent_data_at_any_moment_is_in_its_place() {
-    for &engine in Engine::ALL {
+    for &mode in Mode::ALL {
         for amount in AMOUNTS {
             let (client, ours) = tcp();
             let (server, theirs) = tcp();
-            let relay = start(ours, theirs, engine, None);
+            let relay = start(ours, theirs, mode, None);
             let there = read_haltingly(server.try_clone().unwrap(), 5);
             let mut chance = Chance::new(amount as u64);
             let mut said = Vec::new();
@@ -234,7 +233,7 @@ fn urgent_data_at_any_moment_is_in_its_place() {
                 said.push(b'!');
             }
             client.shutdown(Shutdown::Write).unwrap();
-            assert!(there.join().unwrap() == said, "{engine:?} {amount}");
+            assert!(there.join().unwrap() == said, "{mode:?} {amount}");
             drop((client, server));
             assert_eq!(relay.join().unwrap().0.sent, said.len() as u64);
         }
@@ -243,11 +242,11 @@ fn urgent_data_at_any_moment_is_in_its_place() {
 
 #[test]
 fn a_reset_at_any_moment_is_passed_on_behind_a_part_of_what_was_said() {
-    for &engine in Engine::ALL {
+    for &mode in Mode::ALL {
         for amount in AMOUNTS {
             let (mut client, ours) = tcp();
             let (mut server, theirs) = tcp();
-            let relay = start(ours, theirs, engine, None);
+            let relay = start(ours, theirs, mode, None);
             let said = Chance::new(amount as u64).bytes(amount);
             let copy = said.clone();
             let client = thread::spawn(move || {
@@ -259,10 +258,10 @@ fn a_reset_at_any_moment_is_passed_on_behind_a_part_of_what_was_said() {
             server.read_exact(&mut got).unwrap();
             reset(client.join().unwrap());
             let ending = server.read_to_end(&mut got).unwrap_err().kind();
-            assert_eq!(ending, ErrorKind::ConnectionReset, "{engine:?} {amount}");
-            assert!(said.starts_with(&got), "{engine:?} {amount}");
+            assert_eq!(ending, ErrorKind::ConnectionReset, "{mode:?} {amount}");
+            assert!(said.starts_with(&got), "{mode:?} {amount}");
             let (ended, _) = relay.join().unwrap();
-            assert_eq!(ended.reason, Reason::ClientReset, "{engine:?} {amount}");
+            assert_eq!(ended.reason, Reason::ClientReset, "{mode:?} {amount}");
             assert!(ended.sent <= amount as u64 && ended.sent >= half as u64);
         }
     }
@@ -288,10 +287,10 @@ fn fill_up(mut client: &TcpStream, said: &[u8]) -> usize {
 
 #[test]
 fn a_sink_that_stalls_in_bulk_data_gets_everything_later() {
-    for &engine in Engine::ALL {
+    for &mode in Mode::ALL {
         let (client, ours) = tcp();
         let (mut server, theirs) = tcp();
-        let relay = start(ours, theirs, engine, None);
+        let relay = start(ours, theirs, mode, None);
         let said = Chance::new(11).bytes(60_000_000);
         let mut read = 0;
         let mut sent = 0;
@@ -300,36 +299,36 @@ fn a_sink_that_stalls_in_bulk_data_gets_everything_later() {
             sent += fill_up(&client, &said[sent..]);
             let mut got = vec![0; take];
             server.read_exact(&mut got).unwrap();
-            assert!(got == said[read..read + take], "{engine:?} from {read}");
+            assert!(got == said[read..read + take], "{mode:?} from {read}");
             read += take;
         }
-        assert!(sent > 0 && sent < said.len(), "{engine:?}: nothing held it");
+        assert!(sent > 0 && sent < said.len(), "{mode:?}: nothing held it");
         client.shutdown(Shutdown::Write).unwrap();
         let mut rest = Vec::new();
         server.read_to_end(&mut rest).unwrap();
-        assert!(rest == said[read..sent], "{engine:?}");
+        assert!(rest == said[read..sent], "{mode:?}");
         drop((client, server));
         let (ended, _) = relay.join().unwrap();
-        assert_eq!(ended.sent, sent as u64, "{engine:?}");
+        assert_eq!(ended.sent, sent as u64, "{mode:?}");
     }
 }
 
 #[test]
 fn unix_sockets_change_their_ways_too() {
-    for &engine in Engine::ALL {
+    for &mode in Mode::ALL {
         for amount in AMOUNTS {
             let (mut client, ours) = unix();
             let (mut server, theirs) = tcp();
-            let relay = start(ours, theirs, engine, None);
+            let relay = start(ours, theirs, mode, None);
             let said = Chance::new(amount as u64).bytes(amount);
             let there = read_haltingly(server.try_clone().unwrap(), 6);
             client.write_all(&said).unwrap();
             client.shutdown(Shutdown::Write).unwrap();
-            assert!(there.join().unwrap() == said, "{engine:?} {amount}");
+            assert!(there.join().unwrap() == said, "{mode:?} {amount}");
             let back = read_haltingly(client, 7);
             server.write_all(&said).unwrap();
             drop(server);
-            assert!(back.join().unwrap() == said, "{engine:?} {amount}");
+            assert!(back.join().unwrap() == said, "{mode:?} {amount}");
             let moved = relay.join().unwrap().0;
             assert_eq!((moved.sent, moved.received), (amount as u64, amount as u64));
         }

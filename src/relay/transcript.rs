@@ -12,7 +12,7 @@ use std::process;
 use std::time::SystemTime;
 
 use crate::log;
-use crate::relay::Side;
+use crate::relay::{Side, Tap};
 use crate::terms::error::Error;
 
 /// The transcript of one session.
@@ -47,8 +47,15 @@ impl Transcript {
         }
     }
 
-    /// Records bytes that have arrived from this side. After a failure nothing more is recorded.
-    pub fn record(&mut self, from: Side, bytes: &[u8]) {
+    /// Why it is incomplete, if it is.
+    pub fn failure(&self) -> Option<&Error> {
+        self.failure.as_ref()
+    }
+}
+
+impl Tap for Transcript {
+    /// After a failure nothing more is recorded.
+    fn record(&mut self, from: Side, bytes: &[u8]) {
         let Some(file) = &mut self.file else {
             return;
         };
@@ -64,11 +71,6 @@ impl Transcript {
             self.file = None;
             self.failure = Some(not_written(&self.path, &error));
         }
-    }
-
-    /// Why it is incomplete, if it is.
-    pub fn failure(&self) -> Option<&Error> {
-        self.failure.as_ref()
     }
 }
 

@@ -6,7 +6,7 @@ mod handler;
 use std::mem;
 use std::os::fd::{AsFd, AsRawFd};
 use std::path::Path;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use nix::sys::socket::{Shutdown, shutdown};
 
@@ -14,7 +14,7 @@ use crate::config::service::{Action, Forward, Service};
 use crate::gate::{Admitted, Denied, Ledger, Refusal, StateDir};
 use crate::log::{Ended, Journal, Log};
 use crate::relay::transcript::Transcript;
-use crate::relay::{self, Outcome};
+use crate::relay::{self, Engine, Machine, Outcome, Relay, Tap};
 use crate::source::{Client, Origin};
 use crate::sys;
 use crate::sys::names::lookup;
@@ -32,6 +32,9 @@ use crate::upstream::News;
 pub(crate) fn note_unserved(client: &Client, log: &Log) {
     Journal::begin(client.facts(), log).close(Ended::before_action(Reason::InternalError));
 }
+
+/// How long what a session has put off waits for its first bytes.
+const MOMENT: Duration = Duration::from_millis(10);
 
 /// Serves one client, and returns the status that a process exits with which had no other. Where
 /// a handler replaces this process, it does not return. `state_dir` is where processes that serve
@@ -153,13 +156,13 @@ fn relay_to(
     ends_at: Option<Instant>,
     journal: &Journal,
 ) -> Ended {
-    let client = admitted.client();
+    let client = admitted.into_client();
     let news = |news: News| match news {
         News::Waiting => journal.catch_up(),
         News::Failed(failure) => journal.notice(failure),
     };
     let vigil = Vigil::over(client.socket.as_fd(), ends_at);
-    let connected = forward.route.connect(client, vigil, news);
+    let connected = forward.route.connect(&client, vigil, news);
     let upstream = match connected {
         Ok(upstream) => upstream,
         Err(unreachable) => {
@@ -180,20 +183,16 @@ fn relay_to(
             .map_err(|error| warn_of_transcript(journal, &error))
             .ok()
     });
-    let relayed = relay::run(
-        client.socket.as_fd(),
-        upstream.socket.as_fd(),
-        forward.relay,
-        ends_at,
-        transcript.as_mut(),
-        || journal.catch_up(),
-    );
-    if let Some(error) = transcript.as_ref().and_then(Transcript::failure) {
-        warn_of_transcript(journal, error);
-    }
+    let engine = match transcript {
+        Some(_) => Engine::Copy,
+        None => Engine::Adaptive,
+    };
+    let sockets = [client.socket, upstream.socket];
+    let mut machine = Machine::new(sockets, forward.relay, engine, ends_at, Instant::now());
+    let relayed = drive(&mut machine, transcript.as_mut(), journal);
     // Both sides have been told. The process ends with its session, and the kernel then closes what
     // is open without being called for each.
-    mem::forget((admitted, upstream.socket));
+    mem::forget(machine);
     match relayed {
         Ok(Outcome {
             reason,
@@ -207,6 +206,31 @@ fn relay_to(
         Err(errno) => {
             journal.error(&Error::system("relay", errno));
             Ended::without_bytes(upstream.name, Reason::InternalError)
+        }
+    }
+}
+
+/// Drives a relay to its end. The journal's line that was put off is written once there is time for
+/// it: when the first bytes have been passed on, or none have come for a moment.
+fn drive(
+    machine: &mut Machine,
+    mut transcript: Option<&mut Transcript>,
+    journal: &Journal,
+) -> nix::Result<Outcome> {
+    let began = machine.last_activity();
+    let mut put_off = Some(began + MOMENT);
+    loop {
+        let tap = transcript.as_deref_mut().map(|tap| tap as &mut dyn Tap);
+        let now = relay::turn(&mut [Relay { machine, tap }], put_off)?;
+        let is_time = |latest: &mut Instant| machine.last_activity() > began || *latest <= now;
+        if put_off.take_if(is_time).is_some() {
+            journal.catch_up();
+        }
+        if let Some(outcome) = machine.end() {
+            if let Some(error) = transcript.and_then(|transcript| transcript.failure()) {
+                warn_of_transcript(journal, error);
+            }
+            return Ok(outcome);
         }
     }
 }

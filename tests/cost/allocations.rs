@@ -3,12 +3,12 @@
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 use std::net::Shutdown;
-use std::os::fd::AsFd;
 use std::thread;
+use std::time::Instant;
 
 use crate::harness::noise::Noise;
 use crate::harness::socket_pair;
-use tcpproxy::relay;
+use tcpproxy::relay::{self, Engine, Machine, Relay};
 
 /// The system's allocator, which counts what each thread asks of it.
 struct Counting;
@@ -44,10 +44,18 @@ fn allocations(bytes: u64) -> usize {
             idle_timeout: None,
             half_close_timeout: None,
         };
+        let sockets = [ours.into(), theirs.into()];
         let before = ALLOCATIONS.get();
-        let outcome = relay::run(ours.as_fd(), theirs.as_fd(), settings, None, None, || {});
+        let mut machine = Machine::new(sockets, settings, Engine::Adaptive, None, Instant::now());
+        let outcome = loop {
+            let machine = &mut machine;
+            relay::turn(&mut [Relay { machine, tap: None }], None).unwrap();
+            if let Some(outcome) = machine.end() {
+                break outcome;
+            }
+        };
         let count = ALLOCATIONS.get() - before;
-        assert_eq!(outcome.unwrap().sent, bytes);
+        assert_eq!(outcome.sent, bytes);
         count
     });
     thread::scope(|scope| {

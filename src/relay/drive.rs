@@ -1,0 +1,112 @@
+//! The loop around a few machines, by poll(2): a session's one, or the several of a session whose
+//! protocol has more connections than one.
+
+use std::time::Instant;
+
+use nix::poll::{PollFd, PollFlags};
+
+use super::machine::{Machine, Tap};
+use super::readiness::Ready;
+use super::side::Side;
+use crate::sys::wait::{self, Woken};
+use crate::terms::reason::Reason;
+
+/// A machine in a loop, and who listens in.
+pub struct Relay<'a> {
+    /// The machine.
+    pub machine: &'a mut Machine,
+    /// Who is shown what passes, if the machine only [copies](super::Engine::Copy).
+    pub tap: Option<&'a mut dyn Tap>,
+}
+
+/// What is known of both sides of a machine.
+type Sides = [Ready; 2];
+
+/// One turn: sleeps until something is ready or due, or `until`, and has each machine do what can be
+/// done then. SIGTERM and SIGINT end them all. Returns when it woke. The owner of the machines looks
+/// at them between two turns, and does what is its own to do: once bytes have passed, at `until`, or
+/// when all of them have [ended](Machine::end).
+///
+/// For one machine nothing is allocated.
+pub fn turn(relays: &mut [Relay], until: Option<Instant>) -> nix::Result<Instant> {
+    let mut of_one = [Sides::default()];
+    let mut of_several = Vec::new();
+    let ready = if relays.len() == 1 {
+        &mut of_one[..]
+    } else {
+        of_several.resize(relays.len(), Sides::default());
+        &mut of_several[..]
+    };
+    let due = relays.iter().filter_map(|relay| relay.machine.wakes_at());
+    let woken = sleep(relays, ready, due.chain(until).min())?;
+    let now = Instant::now();
+    for (Relay { machine, tap }, &mut sides) in relays.iter_mut().zip(ready) {
+        if woken == Woken::Terminated {
+            machine.give_up(Reason::Terminated);
+        } else if sides.into_iter().any(Ready::is_any) {
+            let tap = tap.as_mut().map(|tap| &mut **tap as &mut dyn Tap);
+            machine.advance(sides, now, tap);
+        }
+        if machine.wakes_at().is_some_and(|due| due <= now) {
+            machine.tick(now);
+        }
+    }
+    Ok(now)
+}
+
+/// Sleeps until a side is ready, and notes which are.
+fn sleep(relays: &[Relay], ready: &mut [Sides], until: Option<Instant>) -> nix::Result<Woken> {
+    let mut wanted = relays
+        .iter()
+        .flat_map(|relay| Side::BOTH.map(|side| polled(relay.machine, side)))
+        .flatten();
+    let (mut one, mut two, mut more);
+    let set = match (wanted.next(), wanted.next(), wanted.next()) {
+        (Some(first), Some(second), Some(third)) => {
+            more = vec![first, second, third];
+            more.extend(wanted);
+            &mut more[..]
+        }
+        (Some(first), Some(second), None) => {
+            two = [first, second];
+            &mut two[..]
+        }
+        (Some(first), None, _) => {
+            one = [first];
+            &mut one[..]
+        }
+        (None, ..) => &mut [],
+    };
+    let woken = wait::wait(set, until)?;
+    let mut polled = set.iter();
+    for (relay, sides) in relays.iter().zip(ready) {
+        for side in Side::BOTH {
+            if relay.machine.wants(side).is_some() {
+                sides[side as usize] = polled.next().map_or(Ready::default(), ready_as_polled);
+            }
+        }
+    }
+    Ok(woken)
+}
+
+/// How to ask for a side, if anything is wanted from it: poll(2) reports hang-ups whatever is asked,
+/// so that a side of which nothing is wanted any more must not be in the set.
+fn polled(machine: &Machine, side: Side) -> Option<PollFd<'_>> {
+    let interest = machine.wants(side)?;
+    let mut events = PollFlags::empty();
+    events.set(PollFlags::POLLIN, interest.readable);
+    events.set(PollFlags::POLLOUT, interest.writable);
+    Some(PollFd::new(machine.socket(side), events))
+}
+
+fn ready_as_polled(polled: &PollFd) -> Ready {
+    let events = polled.revents().unwrap_or(PollFlags::POLLERR);
+    let broken = PollFlags::POLLERR | PollFlags::POLLHUP | PollFlags::POLLNVAL;
+    Ready {
+        // A socket that failed or hung up does not block: reading and writing say how it is.
+        readable: events.intersects(PollFlags::POLLIN | broken),
+        writable: events.intersects(PollFlags::POLLOUT | broken),
+        failed: events.intersects(PollFlags::POLLERR | PollFlags::POLLNVAL),
+        hung_up: events.contains(PollFlags::POLLHUP),
+    }
+}
