@@ -23,6 +23,8 @@ pub(super) struct Buffer {
     emptied: bool,
     /// The read that has filled it, if the sink took what was read before at once.
     read: Option<Read>,
+    /// How much has been read since the course was told.
+    moved: u64,
 }
 
 /// What reading from a source has brought.
@@ -74,6 +76,7 @@ impl Buffer {
             pipe_used: now,
             emptied: true,
             read: None,
+            moved: 0,
         }
     }
 
@@ -115,6 +118,7 @@ impl Buffer {
         let after_empty = std::mem::replace(&mut self.emptied, true);
         if let Filled::Some { count, more } = filled {
             self.read = was_empty.then_some(Read { count, after_empty });
+            self.moved += count as u64;
             self.emptied = !more;
             if count > SMALL {
                 match self.memory.is_empty() {
@@ -128,8 +132,12 @@ impl Buffer {
 
     /// Has what the next read needs, as it is empty.
     fn prepare(&mut self, now: Instant) -> nix::Result<()> {
-        if let Some(read) = self.read.take() {
-            self.course.learn(read, clocks);
+        let moved = std::mem::take(&mut self.moved);
+        if moved > 0 && self.course.learn(moved, self.read.take(), clocks) {
+            match self.course.way() {
+                Way::Copy(_) => self.pipe = None,
+                Way::Splice(_) => self.memory = Memory::default(),
+            }
         }
         if let Way::Splice(size) = self.course.way()
             && self.pipe.is_none()
