@@ -15,6 +15,10 @@ use crate::log;
 use crate::relay::{Side, Tap};
 use crate::terms::error::Error;
 
+/// How many names are tried before a session goes unrecorded: nobody who can write to the directory is
+/// to hold sessions up for long.
+const MOST: u32 = 99_999;
+
 /// The transcript of one session.
 pub struct Transcript {
     path: PathBuf,
@@ -25,17 +29,20 @@ pub struct Transcript {
 }
 
 impl Transcript {
-    /// Creates `BASE.PID.log`, readable by its owner alone. A file or link that is there already
-    /// is an error: nothing is ever followed or overwritten.
+    /// Creates `BASE.PID.log`, or `BASE.PID.N.log` with the least N from 1 of which there is nothing
+    /// yet (in a container, process ids come again soon). It is readable by its owner alone. Nothing
+    /// is ever followed or overwritten.
     pub fn create(base: &Path) -> Result<Transcript, Error> {
-        let mut path = base.as_os_str().to_owned();
-        path.push(format!(".{}.log", process::id()));
-        let path = PathBuf::from(path);
-        let created = OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .mode(0o600)
-            .open(&path);
+        let mut path = named(base, None);
+        let mut created = create_new(&path);
+        for number in 1..=MOST {
+            match &created {
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+                Ok(_) | Err(_) => break,
+            }
+            path = named(base, Some(number));
+            created = create_new(&path);
+        }
         match created {
             Ok(file) => Ok(Transcript {
                 path,
@@ -72,6 +79,25 @@ impl Tap for Transcript {
             self.failure = Some(not_written(&self.path, &error));
         }
     }
+}
+
+fn named(base: &Path, number: Option<u32>) -> PathBuf {
+    let mut path = base.as_os_str().to_owned();
+    path.push(format!(".{}", process::id()));
+    if let Some(number) = number {
+        path.push(format!(".{number}"));
+    }
+    path.push(".log");
+    PathBuf::from(path)
+}
+
+/// A new file. Where a link is, even one that leads nowhere, something is there already.
+fn create_new(path: &Path) -> io::Result<File> {
+    OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(path)
 }
 
 fn not_written(path: &Path, error: &io::Error) -> Error {

@@ -236,6 +236,23 @@ impl Hindered {
         closed
     }
 
+    /// Asserts that there is a transcript of this number, complete and its owner's alone, and not a
+    /// warning.
+    fn is_recorded_as(&self, number: u32) {
+        let name = self.file.to_str().unwrap();
+        let name = format!("{}.{number}.log", name.strip_suffix(".log").unwrap());
+        let records = parse(&fs::read(&name).unwrap());
+        assert!(stream(&records, '>') == Noise::new(33).take(1_000_000));
+        assert!(stream(&records, '<') == Noise::new(34).take(1_000_000));
+        let mode = fs::symlink_metadata(&name).unwrap().permissions().mode();
+        assert_eq!(mode & 0o7777, 0o600);
+        let all = self.session.log.all();
+        assert!(
+            !all.iter().any(|line| line.contains("transcript")),
+            "{all:#?}"
+        );
+    }
+
     /// The only warning.
     fn warning(&self) -> String {
         let all = self.session.log.all();
@@ -251,16 +268,22 @@ impl Hindered {
 }
 
 #[test]
-fn a_file_that_is_there_already_is_left_alone_and_the_session_goes_on() {
+fn a_file_that_is_there_already_is_left_alone_and_the_next_name_is_taken() {
     let scratch = Scratch::new();
     let mut hindered = Hindered::start(&scratch, "echo precious >\"$F\"; chmod 666 \"$F\"");
     hindered.goes_on(1_000_000);
-    assert!(hindered.warning().contains("File exists"));
+    hindered.is_recorded_as(1);
     assert_eq!(fs::read(&hindered.file).unwrap(), b"precious\n");
+    // A directory is something, too, and gaps are filled.
+    let before =
+        "touch \"$F\" \"${F%.log}.1.log\"; mkdir \"${F%.log}.2.log\"; touch \"${F%.log}.4.log\"";
+    let mut hindered = Hindered::start(&scratch, before);
+    hindered.goes_on(1_000_000);
+    hindered.is_recorded_as(3);
 }
 
 #[test]
-fn a_link_is_not_followed_and_the_session_goes_on() {
+fn a_link_is_not_followed_and_the_next_name_is_taken() {
     let scratch = Scratch::new();
     let target = scratch.join("target");
     // One to a file that is there, and one to a file that is not.
@@ -270,10 +293,12 @@ fn a_link_is_not_followed_and_the_session_goes_on() {
             fs::write(&target, "precious").unwrap();
             fs::set_permissions(&target, fs::Permissions::from_mode(0o666)).unwrap();
         }
-        let before = format!("ln -s {} \"$F\"", target.display());
+        let target_path = target.display();
+        let before =
+            format!("ln -s {target_path} \"$F\"; ln -s {target_path} \"${{F%.log}}.1.log\"");
         let mut hindered = Hindered::start(&scratch, &before);
         hindered.goes_on(1_000_000);
-        assert!(hindered.warning().contains("File exists"));
+        hindered.is_recorded_as(2);
         match exists {
             true => assert_eq!(fs::read(&target).unwrap(), b"precious"),
             false => assert!(!target.exists()),
