@@ -54,9 +54,9 @@ impl Transcript {
         }
     }
 
-    /// Why it is incomplete, if it is.
-    pub fn failure(&self) -> Option<&Error> {
-        self.failure.as_ref()
+    /// Why it is incomplete from here on, once.
+    pub fn take_failure(&mut self) -> Option<Error> {
+        self.failure.take()
     }
 }
 

@@ -226,10 +226,11 @@ fn drive(
         if put_off.take_if(is_time).is_some() {
             journal.catch_up();
         }
+        let failure = transcript.as_deref_mut().and_then(Transcript::take_failure);
+        if let Some(error) = failure {
+            warn_of_transcript(journal, &error);
+        }
         if let Some(outcome) = machine.end() {
-            if let Some(error) = transcript.and_then(|transcript| transcript.failure()) {
-                warn_of_transcript(journal, error);
-            }
             return Ok(outcome);
         }
     }

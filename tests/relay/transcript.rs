@@ -217,6 +217,11 @@ impl Hindered {
 
     /// Moves much both ways, and everything arrives. Returns the closed line.
     fn goes_on(&mut self, amount: u64) -> String {
+        self.goes_on_after(0, amount)
+    }
+
+    /// The same of a session in which the client has sent something before.
+    fn goes_on_after(&mut self, before: u64, amount: u64) -> String {
         let sending = self.client.try_clone().unwrap();
         let sender = thread::spawn(move || Noise::new(33).send(&sending, amount));
         Noise::new(33).expect(&self.upstream, amount);
@@ -231,7 +236,7 @@ impl Hindered {
         assert_eq!(end, (0, Ending::Clean));
         assert_eq!(self.session.status().code(), Some(0));
         let closed = self.session.log.wait_for(" closed: ");
-        assert_eq!(field(&closed, "sent"), amount.to_string());
+        assert_eq!(field(&closed, "sent"), (before + amount).to_string());
         assert_eq!(field(&closed, "received"), amount.to_string());
         closed
     }
@@ -358,6 +363,19 @@ fn a_limit_on_file_sizes_does_not_end_the_session() {
     assert_begins_like_the_stream(&hindered.file);
     let size = fs::metadata(&hindered.file).unwrap().len();
     assert!(size <= 200 * 512, "{size}");
+}
+
+#[test]
+fn that_nothing_more_is_recorded_is_said_when_it_happens_and_once() {
+    let scratch = Scratch::new();
+    // In blocks of 512 bytes.
+    let mut hindered = Hindered::start(&scratch, "ulimit -f 2");
+    hindered.client.write_all(&[7; 10_000]).unwrap();
+    hindered.upstream.read_exact(&mut [0; 10_000]).unwrap();
+    // The session goes on, and nobody ends it before the line is there.
+    hindered.session.log.wait_for("File too large");
+    hindered.goes_on_after(10_000, 1_000_000);
+    hindered.warning();
 }
 
 #[test]
