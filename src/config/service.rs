@@ -63,7 +63,7 @@ pub(crate) struct Forward {
     /// Where to.
     pub(crate) route: Route,
     /// By what means, and for how long.
-    pub(crate) relay: relay::Settings,
+    pub(crate) relay: relay::Bounds,
     /// The base name of the transcript, if one is to be written.
     pub(crate) transcript: Option<PathBuf>,
 }
@@ -95,7 +95,7 @@ impl Service {
                     connect_retry: written.connect_retry.unwrap_or(default::CONNECT_RETRY),
                     source: written.source,
                 },
-                relay: relay::Settings {
+                relay: relay::Bounds {
                     buffer_size: written.buffer_size.unwrap_or(default::BUFFER_SIZE),
                     idle_timeout,
                     half_close_timeout: written.half_close_timeout,

@@ -9,7 +9,7 @@ use nix::sys::socket::{Shutdown, setsockopt, shutdown};
 
 use super::buffer::{Buffer, Filled};
 use super::readiness::{Interest, Ready};
-use super::{Engine, Outcome, Settings, Side};
+use super::{Bounds, Engine, Outcome, Side};
 use crate::sys;
 use crate::terms::reason::Reason;
 
@@ -69,7 +69,7 @@ enum Phase {
 pub struct Machine {
     sockets: [OwnedFd; 2],
     directions: [Direction; 2],
-    settings: Settings,
+    bounds: Bounds,
     engine: Engine,
     phase: Phase,
     first_end: Option<Side>,
@@ -87,7 +87,7 @@ pub struct Parked {
     /// The client's and the upstream's.
     pub sockets: [OwnedFd; 2],
     /// What it is to do.
-    pub settings: Settings,
+    pub bounds: Bounds,
     /// When a byte last moved, a side ended, or the relay began.
     pub last_activity: Instant,
     /// When it is to be over, if it is.
@@ -121,32 +121,32 @@ impl Machine {
     /// latest.
     pub fn new(
         sockets: [OwnedFd; 2],
-        settings: Settings,
+        bounds: Bounds,
         engine: Engine,
         ends_at: Option<Instant>,
         now: Instant,
     ) -> Machine {
         sockets.iter().for_each(prepare);
-        Machine::at_rest(sockets, settings, engine, ends_at, now)
+        Machine::at_rest(sockets, bounds, engine, ends_at, now)
     }
 
     fn at_rest(
         sockets: [OwnedFd; 2],
-        settings: Settings,
+        bounds: Bounds,
         engine: Engine,
         ends_at: Option<Instant>,
         last_activity: Instant,
     ) -> Machine {
         let direction = || Direction {
             state: State::Open,
-            buffer: Buffer::new(engine, settings.buffer_size, last_activity),
+            buffer: Buffer::new(engine, bounds.buffer_size, last_activity),
             blocked: None,
             delivered: 0,
         };
         Machine {
             sockets,
             directions: [direction(), direction()],
-            settings,
+            bounds,
             engine,
             phase: Phase::Moving,
             first_end: None,
@@ -172,7 +172,7 @@ impl Machine {
         let [sent, received] = [Side::Upstream, Side::Client].map(|side| self.delivered_to(side));
         Ok(Parked {
             sockets: self.sockets,
-            settings: self.settings,
+            bounds: self.bounds,
             last_activity: self.last_activity,
             ends_at: self.ends_at,
             ended: self.first_end,
@@ -185,7 +185,7 @@ impl Machine {
     pub fn resume(parked: Parked) -> Machine {
         let Parked {
             sockets,
-            settings,
+            bounds,
             last_activity,
             ends_at,
             ended,
@@ -193,7 +193,7 @@ impl Machine {
             received,
         } = parked;
         let engine = Engine::Adaptive;
-        let mut machine = Machine::at_rest(sockets, settings, engine, ends_at, last_activity);
+        let mut machine = Machine::at_rest(sockets, bounds, engine, ends_at, last_activity);
         for (direction, delivered) in machine.directions.iter_mut().zip([sent, received]) {
             direction.delivered = delivered;
         }
@@ -485,12 +485,12 @@ impl Machine {
         let after = |timeout: Duration, end| (self.last_activity + timeout, end);
         let quiet = match self.broken {
             Some(side) => Some((self.reset_by(), End::Broken(side))),
-            None => match self.settings.half_close_timeout {
+            None => match self.bounds.half_close_timeout {
                 Some(timeout) if self.is_half_closed() => {
                     Some(after(timeout, End::Abandoned(Reason::HalfCloseTimeout)))
                 }
                 _ => {
-                    let timeout = self.settings.idle_timeout;
+                    let timeout = self.bounds.idle_timeout;
                     timeout.map(|timeout| after(timeout, End::Abandoned(Reason::IdleTimeout)))
                 }
             },

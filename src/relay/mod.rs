@@ -14,7 +14,7 @@ mod memory;
 mod pipe;
 mod readiness;
 mod side;
-pub mod transcript;
+pub(crate) mod transcript;
 
 use std::os::fd::BorrowedFd;
 use std::time::Duration;
@@ -41,9 +41,9 @@ pub enum Engine {
     Splice,
 }
 
-/// What a relay is to do.
+/// Within what a relay keeps.
 #[derive(Debug, Clone, Copy)]
-pub struct Settings {
+pub struct Bounds {
     /// How many bytes each direction may hold at most.
     pub buffer_size: usize,
     /// How long no byte may pass before the session is ended.

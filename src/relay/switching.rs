@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use nix::sys::socket::sockopt::{RcvBuf, SndBuf};
 use nix::sys::socket::{MsgFlags, send, setsockopt};
 
-use super::Settings;
+use super::Bounds;
 use super::tests::{Mode, reset, run, start, tcp, unix};
 use crate::terms::reason::Reason;
 
@@ -114,12 +114,12 @@ fn exchange_in_bursts(mode: Mode, buffer_size: usize, narrow: bool, seed: u64) {
         setsockopt(&client, RcvBuf, &30_000).unwrap();
     }
     let relay = thread::spawn(move || {
-        let settings = Settings {
+        let bounds = Bounds {
             buffer_size,
             idle_timeout: None,
             half_close_timeout: None,
         };
-        run(mode, [ours, theirs], settings)
+        run(mode, [ours, theirs], bounds)
     });
     let amount = match buffer_size {
         300 => 100_000,

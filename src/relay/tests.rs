@@ -1,6 +1,6 @@
 //! Relay cases in which it matters what is ready when: both ends of both connections are in the
 //! test's hands before the relay begins, and time is counted in the thread that runs it.
-//! `tests/relay*.rs` has the cases that can be seen from outside.
+//! `tests/relay/` has the cases that can be seen from outside.
 
 use std::fs;
 use std::io::{ErrorKind, Read, Write};
@@ -14,7 +14,7 @@ use nix::sys::socket::sockopt::{Linger, SndBuf};
 use nix::sys::socket::{MsgFlags, send, setsockopt};
 
 use super::{
-    Engine, Interest, Machine, Outcome, Ready, Relay, Settings, Side, set_urgent_in_line, turn,
+    Bounds, Engine, Interest, Machine, Outcome, Ready, Relay, Side, set_urgent_in_line, turn,
 };
 use crate::sys;
 use crate::terms::reason::Reason;
@@ -47,8 +47,8 @@ impl Mode {
 const QUIET: Duration = Duration::from_millis(3);
 
 /// Relays until the end.
-pub(super) fn run(mode: Mode, sockets: [OwnedFd; 2], settings: Settings) -> Outcome {
-    let mut machine = Machine::new(sockets, settings, mode.engine(), None, Instant::now());
+pub(super) fn run(mode: Mode, sockets: [OwnedFd; 2], bounds: Bounds) -> Outcome {
+    let mut machine = Machine::new(sockets, bounds, mode.engine(), None, Instant::now());
     loop {
         let quiet_at = (mode == Mode::Parking).then(|| Instant::now() + QUIET);
         let now = turn_of(&mut machine, quiet_at);
@@ -101,12 +101,12 @@ pub(super) fn start(
         set_urgent_in_line(socket.as_fd(), true);
     }
     thread::spawn(move || {
-        let settings = Settings {
+        let bounds = Bounds {
             buffer_size: 1 << 20,
             idle_timeout,
             half_close_timeout: None,
         };
-        let outcome = run(mode, [client, upstream], settings);
+        let outcome = run(mode, [client, upstream], bounds);
         (outcome, cpu_time_of_this_thread())
     })
 }
@@ -339,12 +339,12 @@ fn machine(mode: Mode, ours: OwnedFd, theirs: OwnedFd, buffer_size: usize) -> Ma
     for socket in &sockets {
         sys::set_blocking(socket.as_fd(), false).unwrap();
     }
-    let settings = Settings {
+    let bounds = Bounds {
         buffer_size,
         idle_timeout: None,
         half_close_timeout: None,
     };
-    Machine::new(sockets, settings, mode.engine(), None, Instant::now())
+    Machine::new(sockets, bounds, mode.engine(), None, Instant::now())
 }
 
 const READABLE: Ready = Ready {
@@ -430,7 +430,7 @@ fn nothing_is_wanted_from_a_source_while_its_buffer_is_full() {
 fn a_parked_relay_keeps_its_counts_its_ends_and_its_clocks() {
     let (mut client, ours) = tcp();
     let (mut server, theirs) = tcp();
-    let settings = Settings {
+    let bounds = Bounds {
         buffer_size: 1 << 20,
         idle_timeout: Some(Duration::from_millis(400)),
         half_close_timeout: Some(Duration::from_millis(200)),
@@ -438,7 +438,7 @@ fn a_parked_relay_keeps_its_counts_its_ends_and_its_clocks() {
     let began = Instant::now();
     let ends_at = Some(began + PATIENCE);
     let sockets = [ours, theirs];
-    let mut machine = Machine::new(sockets, settings, Engine::Adaptive, ends_at, began);
+    let mut machine = Machine::new(sockets, bounds, Engine::Adaptive, ends_at, began);
     assert_eq!(machine.wakes_at(), Some(began + Duration::from_millis(400)));
     client.write_all(b"request").unwrap();
     client.shutdown(Shutdown::Write).unwrap();

@@ -20,7 +20,7 @@ use crate::terms::error::Error;
 const MOST: u32 = 99_999;
 
 /// The transcript of one session.
-pub struct Transcript {
+pub(crate) struct Transcript {
     path: PathBuf,
     file: Option<File>,
     /// A record's first line. It is kept, so that no record costs an allocation.
@@ -32,7 +32,7 @@ impl Transcript {
     /// Creates `BASE.PID.log`, or `BASE.PID.N.log` with the least N from 1 of which there is nothing
     /// yet (in a container, process ids come again soon). It is readable by its owner alone. Nothing
     /// is ever followed or overwritten.
-    pub fn create(base: &Path) -> Result<Transcript, Error> {
+    pub(crate) fn create(base: &Path) -> Result<Transcript, Error> {
         let mut path = named(base, None);
         let mut created = create_new(&path);
         for number in 1..=MOST {
@@ -55,7 +55,7 @@ impl Transcript {
     }
 
     /// Why it is incomplete from here on, once.
-    pub fn take_failure(&mut self) -> Option<Error> {
+    pub(crate) fn take_failure(&mut self) -> Option<Error> {
         self.failure.take()
     }
 }

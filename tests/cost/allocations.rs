@@ -39,14 +39,14 @@ fn allocations(bytes: u64) -> usize {
     let (client, ours) = socket_pair();
     let (server, theirs) = socket_pair();
     let relay = thread::spawn(move || {
-        let settings = relay::Settings {
+        let bounds = relay::Bounds {
             buffer_size: 1 << 20,
             idle_timeout: None,
             half_close_timeout: None,
         };
         let sockets = [ours.into(), theirs.into()];
         let before = ALLOCATIONS.get();
-        let mut machine = Machine::new(sockets, settings, Engine::Adaptive, None, Instant::now());
+        let mut machine = Machine::new(sockets, bounds, Engine::Adaptive, None, Instant::now());
         let outcome = loop {
             let machine = &mut machine;
             relay::turn(&mut [Relay { machine, tap: None }], None).unwrap();
