@@ -4,7 +4,9 @@
 use std::time::Instant;
 
 use nix::poll::{PollFd, PollFlags};
+use nix::sched::sched_yield;
 
+use super::hunch::Hunch;
 use super::machine::{Machine, Tap};
 use super::readiness::Ready;
 use super::side::Side;
@@ -27,8 +29,21 @@ type Sides = [Ready; 2];
 /// at them between two turns, and does what is its own to do: once bytes have passed, at `until`, or
 /// when all of them have [ended](Machine::end).
 ///
+/// Where the `hunch` is that there is something to read already, that is looked for first.
+///
 /// For one machine nothing is allocated.
-pub fn turn(relays: &mut [Relay], until: Option<Instant>) -> nix::Result<Instant> {
+pub fn turn(
+    relays: &mut [Relay],
+    hunch: &mut Hunch,
+    until: Option<Instant>,
+) -> nix::Result<Instant> {
+    if hunch.is_worth_a_look() {
+        let now = look(relays);
+        hunch.has_looked(now.is_some());
+        if let Some(now) = now {
+            return Ok(now);
+        }
+    }
     let mut of_one = [Sides::default()];
     let mut of_several = Vec::new();
     let ready = if relays.len() == 1 {
@@ -40,18 +55,45 @@ pub fn turn(relays: &mut [Relay], until: Option<Instant>) -> nix::Result<Instant
     let due = relays.iter().filter_map(|relay| relay.machine.wakes_at());
     let woken = sleep(relays, ready, due.chain(until).min())?;
     let now = Instant::now();
+    let mut moved = false;
     for (Relay { machine, tap }, &mut sides) in relays.iter_mut().zip(ready) {
         if woken == Woken::Terminated {
             machine.give_up(Reason::Terminated);
         } else if sides.into_iter().any(Ready::is_any) {
             let tap = tap.as_mut().map(|tap| &mut **tap as &mut dyn Tap);
             machine.advance(sides, now, tap);
+            moved |= machine.last_activity() == now;
         }
         if machine.wakes_at().is_some_and(|due| due <= now) {
             machine.tick(now);
         }
     }
+    hunch.has_slept(moved);
     Ok(now)
+}
+
+/// Lets others have the processor, and reads what they have sent meanwhile. Returns when that was, if
+/// there was anything.
+fn look(relays: &mut [Relay]) -> Option<Instant> {
+    // Fails nowhere on Linux.
+    let _ = sched_yield();
+    let now = Instant::now();
+    let mut moved = false;
+    for Relay { machine, tap } in relays {
+        let may_be_readable = |side| Ready {
+            readable: machine
+                .wants(side)
+                .is_some_and(|interest| interest.readable),
+            ..Ready::default()
+        };
+        let sides = Side::BOTH.map(may_be_readable);
+        let tap = tap.as_mut().map(|tap| &mut **tap as &mut dyn Tap);
+        machine.advance(sides, now, tap);
+        moved |= machine.last_activity() == now;
+        // What is due is done when the turn has slept: a machine that ended here without a byte would
+        // be slept for.
+    }
+    moved.then_some(now)
 }
 
 /// Sleeps until a side is ready, and notes which are.

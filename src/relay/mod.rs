@@ -9,6 +9,7 @@
 mod buffer;
 mod course;
 mod drive;
+mod hunch;
 mod machine;
 mod memory;
 mod pipe;
@@ -25,6 +26,7 @@ use nix::sys::socket::sockopt::OobInline;
 use crate::terms::reason::Reason;
 
 pub use drive::{Relay, turn};
+pub use hunch::Hunch;
 pub use machine::{Machine, Parked, Tap};
 pub use readiness::{Interest, Ready};
 pub use side::Side;

@@ -14,7 +14,7 @@ use nix::sys::socket::sockopt::{Linger, SndBuf};
 use nix::sys::socket::{MsgFlags, send, setsockopt};
 
 use super::{
-    Bounds, Engine, Interest, Machine, Outcome, Ready, Relay, Side, set_urgent_in_line, turn,
+    Bounds, Engine, Hunch, Interest, Machine, Outcome, Ready, Relay, Side, set_urgent_in_line, turn,
 };
 use crate::sys;
 use crate::terms::reason::Reason;
@@ -49,9 +49,13 @@ const QUIET: Duration = Duration::from_millis(3);
 /// Relays until the end.
 pub(super) fn run(mode: Mode, sockets: [OwnedFd; 2], bounds: Bounds) -> Outcome {
     let mut machine = Machine::new(sockets, bounds, mode.engine(), None, Instant::now());
+    let mut hunch = match mode {
+        Mode::Parking => Hunch::eager(),
+        Mode::Adaptive | Mode::Copy | Mode::Splice => Hunch::default(),
+    };
     loop {
         let quiet_at = (mode == Mode::Parking).then(|| Instant::now() + QUIET);
-        let now = turn_of(&mut machine, quiet_at);
+        let now = turn_of(&mut machine, &mut hunch, quiet_at);
         if let Some(outcome) = machine.end() {
             return outcome;
         }
@@ -61,9 +65,9 @@ pub(super) fn run(mode: Mode, sockets: [OwnedFd; 2], bounds: Bounds) -> Outcome 
     }
 }
 
-fn turn_of(machine: &mut Machine, until: Option<Instant>) -> Instant {
+fn turn_of(machine: &mut Machine, hunch: &mut Hunch, until: Option<Instant>) -> Instant {
     let tap = None;
-    turn(&mut [Relay { machine, tap }], until).unwrap()
+    turn(&mut [Relay { machine, tap }], hunch, until).unwrap()
 }
 
 /// Parks a machine, if it can be parked, and goes on with it.
@@ -445,7 +449,7 @@ fn a_parked_relay_keeps_its_counts_its_ends_and_its_clocks() {
     assert_eq!(read_all_while(&mut machine, &server), b"request");
     server.write_all(b"more").unwrap();
     while machine.delivered_to(Side::Client) < 4 {
-        turn_of(&mut machine, None);
+        turn_of(&mut machine, &mut Hunch::default(), None);
     }
     client.read_exact(&mut [0; 4]).unwrap();
     let due = machine.wakes_at();
@@ -463,7 +467,7 @@ fn a_parked_relay_keeps_its_counts_its_ends_and_its_clocks() {
     assert_eq!(machine.wakes_at(), due);
     assert_eq!(machine.wants(Side::Client), Some(Interest::FAILURES));
     while machine.end().is_none() {
-        turn_of(&mut machine, None);
+        turn_of(&mut machine, &mut Hunch::default(), None);
     }
     let ended = outcome(Reason::HalfCloseTimeout, 7, 4);
     assert_eq!(machine.end(), Some(ended));
@@ -475,7 +479,7 @@ fn read_all_while(machine: &mut Machine, mut stream: &TcpStream) -> Vec<u8> {
     let mut bytes = Vec::new();
     stream.set_nonblocking(true).unwrap();
     while stream.read_to_end(&mut bytes).is_err() {
-        turn_of(machine, Some(Instant::now() + QUIET));
+        turn_of(machine, &mut Hunch::default(), Some(Instant::now() + QUIET));
     }
     stream.set_nonblocking(false).unwrap();
     bytes
@@ -504,11 +508,11 @@ fn broken_with_bytes_in_flight() -> (Machine, TcpStream) {
     let mut machine = machine(Mode::Adaptive, ours, theirs, 1 << 20);
     client.write_all(&[7; 150_000]).unwrap();
     while machine.delivered_to(Side::Upstream) < 150_000 {
-        turn_of(&mut machine, None);
+        turn_of(&mut machine, &mut Hunch::default(), None);
     }
     reset(client);
     while machine.wants(Side::Client).is_some() {
-        turn_of(&mut machine, None);
+        turn_of(&mut machine, &mut Hunch::default(), None);
     }
     assert_eq!(machine.end(), None);
     assert_eq!(machine.wants(Side::Upstream), Some(Interest::FAILURES));
@@ -537,7 +541,11 @@ fn delivering_before_a_reset_is_waited_for_by_the_loop_alone() {
     let mut got = Vec::new();
     let ending = loop {
         match server.read_to_end(&mut got).unwrap_err().kind() {
-            ErrorKind::WouldBlock => turn_of(&mut machine, Some(Instant::now() + QUIET)),
+            ErrorKind::WouldBlock => turn_of(
+                &mut machine,
+                &mut Hunch::default(),
+                Some(Instant::now() + QUIET),
+            ),
             ending => break ending,
         };
     };
@@ -611,12 +619,13 @@ fn one_loop_drives_several_relays_and_each_ends_for_itself() {
         })
         .collect();
     let mut reasons = Vec::new();
+    let mut hunch = Hunch::eager();
     while !machines.is_empty() {
         let mut relays: Vec<Relay> = machines
             .iter_mut()
             .map(|machine| Relay { machine, tap: None })
             .collect();
-        turn(&mut relays, None).unwrap();
+        turn(&mut relays, &mut hunch, None).unwrap();
         machines.retain(|machine| match machine.end() {
             None => true,
             Some(Outcome { reason, sent, .. }) => {

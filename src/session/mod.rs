@@ -14,7 +14,7 @@ use crate::config::service::{Action, Forward, Service};
 use crate::gate::{Admitted, Denied, Ledger, Refusal, StateDir};
 use crate::log::{Ended, Journal, Log};
 use crate::relay::transcript::Transcript;
-use crate::relay::{self, Engine, Machine, Outcome, Relay, Tap};
+use crate::relay::{self, Engine, Hunch, Machine, Outcome, Relay, Tap};
 use crate::source::{Client, Origin};
 use crate::sys;
 use crate::sys::names::lookup;
@@ -219,9 +219,10 @@ fn drive(
 ) -> nix::Result<Outcome> {
     let began = machine.last_activity();
     let mut put_off = Some(began + MOMENT);
+    let mut hunch = Hunch::default();
     loop {
         let tap = transcript.as_deref_mut().map(|tap| tap as &mut dyn Tap);
-        let now = relay::turn(&mut [Relay { machine, tap }], put_off)?;
+        let now = relay::turn(&mut [Relay { machine, tap }], &mut hunch, put_off)?;
         let is_time = |latest: &mut Instant| machine.last_activity() > began || *latest <= now;
         if put_off.take_if(is_time).is_some() {
             journal.catch_up();

@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use crate::harness::noise::Noise;
 use crate::harness::socket_pair;
-use tcpproxy::relay::{self, Engine, Machine, Relay};
+use tcpproxy::relay::{self, Engine, Hunch, Machine, Relay};
 
 /// The system's allocator, which counts what each thread asks of it.
 struct Counting;
@@ -46,10 +46,11 @@ fn allocations(bytes: u64) -> usize {
         };
         let sockets = [ours.into(), theirs.into()];
         let before = ALLOCATIONS.get();
+        let mut hunch = Hunch::default();
         let mut machine = Machine::new(sockets, bounds, Engine::Adaptive, None, Instant::now());
         let outcome = loop {
             let machine = &mut machine;
-            relay::turn(&mut [Relay { machine, tap: None }], None).unwrap();
+            relay::turn(&mut [Relay { machine, tap: None }], &mut hunch, None).unwrap();
             if let Some(outcome) = machine.end() {
                 break outcome;
             }
