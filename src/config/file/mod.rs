@@ -6,6 +6,7 @@
 
 mod parse;
 mod print;
+mod scopes;
 mod words;
 
 use std::fmt;

@@ -1,22 +1,17 @@
-//! The file's structure: scopes, inheritance, includes, and every problem with its place.
+//! The file's lines: read, included, and told to the scopes that they belong to.
 
-use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
+use super::scopes::{Outcome, Scopes};
 use super::words::{self, Word};
 use super::{Files, LONGEST_FILE, Problem};
-use crate::config::settings::{Given, SETTINGS, Scope, Setting, Takes, Written};
-use crate::config::{Config, Destination, Entry};
-use crate::source::{Bind, Interface};
-use crate::sys::names::accounts;
-use crate::sys::program::Program;
+use crate::config::Config;
+use crate::config::settings::{SETTINGS, Scope};
 use crate::terms::error::describe;
 use crate::terms::escape::{brief, escape};
 use crate::terms::place::Place;
 use crate::terms::value;
-use crate::terms::value::Fault;
-use crate::upstream::Upstream;
 
 /// Longer lines are mistakes, in bytes.
 const LONGEST_LINE: usize = 64 << 10;
@@ -24,58 +19,20 @@ const LONGEST_LINE: usize = 64 << 10;
 const DEEPEST_INCLUDE: usize = 16;
 /// How many files may be read in all.
 const MOST_FILES: usize = 1000;
-/// How many services there may be.
-const MOST_SERVICES: usize = 10_000;
-/// How many problems are reported; the rest are likely their consequences.
-const MOST_PROBLEMS: usize = 100;
 
 /// The directives that give the file its structure.
 const STRUCTURE: [&str; 6] = ["port", "interface", "bind", "server", "exec", "include"];
 
 /// Parses a file and those it includes. Without a configuration there is at least one problem.
 pub fn parse(path: &Path, files: &dyn Files) -> Result<Config, Vec<Problem>> {
-    let mut parser = Parser::new(files);
+    let mut parser = Parser {
+        files,
+        including: Vec::new(),
+        files_read: 0,
+        scopes: Scopes::default(),
+    };
     parser.read_first(path);
-    parser.finish()
-}
-
-/// What was written since a scope was opened.
-struct Open {
-    /// How many scopes were opened before it.
-    number: usize,
-    interface: Interface,
-    port: u16,
-    /// Where it was opened.
-    place: Place,
-    written: Written,
-    /// Where each directive stands that can stand only once.
-    seen: HashMap<&'static str, Place>,
-    destination: Option<(Destination, Place)>,
-    /// It could not be read, which was complained about; it is no service.
-    unreadable: bool,
-    /// It carries interfaces, and need not be a service itself.
-    has_interfaces: bool,
-}
-
-impl Open {
-    fn new(number: usize, bind: Option<Bind>, place: Place) -> Open {
-        let unreadable = bind.is_none();
-        let Bind { interface, port } = bind.unwrap_or(Bind {
-            interface: Interface::Any,
-            port: 0,
-        });
-        Open {
-            number,
-            interface,
-            port,
-            place,
-            written: Written::default(),
-            seen: HashMap::new(),
-            destination: None,
-            unreadable,
-            has_interfaces: false,
-        }
-    }
+    parser.scopes.finish()
 }
 
 struct Parser<'a> {
@@ -83,59 +40,10 @@ struct Parser<'a> {
     /// The files that are being read, the innermost last.
     including: Vec<PathBuf>,
     files_read: usize,
-    defaults: Written,
-    seen_defaults: HashMap<&'static str, Place>,
-    port: Option<Open>,
-    interface: Option<Open>,
-    /// With the number of the scope that each came from: a port's is closed after those of its
-    /// interfaces, and they are to stand in the order of the file.
-    services: Vec<(usize, Entry)>,
-    opened: usize,
-    places: HashMap<(Interface, u16), Place>,
-    problems: Vec<Problem>,
+    scopes: Scopes,
 }
 
-impl<'a> Parser<'a> {
-    fn new(files: &'a dyn Files) -> Parser<'a> {
-        Parser {
-            files,
-            including: Vec::new(),
-            files_read: 0,
-            defaults: Written::default(),
-            seen_defaults: HashMap::new(),
-            port: None,
-            interface: None,
-            services: Vec::new(),
-            opened: 0,
-            places: HashMap::new(),
-            problems: Vec::new(),
-        }
-    }
-
-    fn finish(mut self) -> Result<Config, Vec<Problem>> {
-        self.close_port();
-        if !self.problems.is_empty() {
-            return Err(in_order(self.problems));
-        }
-        self.services.sort_by_key(|(opened, _)| *opened);
-        Ok(Config {
-            defaults: self.defaults,
-            services: self.services.into_iter().map(|(_, entry)| entry).collect(),
-        })
-    }
-
-    fn problem(&mut self, place: Place, what: impl Into<String>) {
-        let what = what.into();
-        match self.problems.len() {
-            MOST_PROBLEMS.. => {}
-            last if last + 1 == MOST_PROBLEMS => self.problems.push(Problem {
-                place,
-                what: format!("{what} (further problems are not shown)"),
-            }),
-            _ => self.problems.push(Problem { place, what }),
-        }
-    }
-
+impl Parser<'_> {
     fn read_first(&mut self, path: &Path) {
         match self.files.read(path) {
             Ok(bytes) => self.read(path, &bytes),
@@ -145,7 +53,8 @@ impl<'a> Parser<'a> {
                     line: 1,
                     column: 1,
                 };
-                self.problem(place, format!("cannot be read: {}", plain(&error)));
+                self.scopes
+                    .problem(place, format!("cannot be read: {}", plain(&error)));
             }
         }
     }
@@ -162,12 +71,13 @@ impl<'a> Parser<'a> {
         // Some editors put it there; it means nothing in UTF-8.
         let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
         if bytes.len() as u64 > LONGEST_FILE {
-            self.problem(place(1, 1), format!("is longer than {LONGEST_FILE} bytes"));
+            self.scopes
+                .problem(place(1, 1), format!("is longer than {LONGEST_FILE} bytes"));
         } else {
             for (bytes, line) in bytes.split(|&byte| byte == b'\n').zip(1..) {
                 if bytes.len() > LONGEST_LINE {
                     let what = format!("the line is longer than {LONGEST_LINE} bytes");
-                    self.problem(place(line, 1), what);
+                    self.scopes.problem(place(line, 1), what);
                     continue;
                 }
                 let text = match std::str::from_utf8(bytes) {
@@ -175,7 +85,7 @@ impl<'a> Parser<'a> {
                     Err(error) => {
                         let before = String::from_utf8_lossy(&bytes[..error.valid_up_to()]);
                         let column = before.chars().count() + 1;
-                        self.problem(place(line, column), "is not UTF-8");
+                        self.scopes.problem(place(line, column), "is not UTF-8");
                         continue;
                     }
                 };
@@ -183,7 +93,7 @@ impl<'a> Parser<'a> {
                     Ok(words) => self.directive(&words, &|word: &Word| place(line, word.column)),
                     Err(unclosed) => {
                         let what = "a quote is opened and not closed on its line";
-                        self.problem(place(line, unclosed.column), what);
+                        self.scopes.problem(place(line, unclosed.column), what);
                     }
                 }
             }
@@ -197,141 +107,28 @@ impl<'a> Parser<'a> {
         };
         let place = place_of(name);
         if let Some(zero) = words.iter().find(|word| word.text.contains('\0')) {
-            self.problem(place_of(zero), "a NUL character cannot be part of anything");
+            self.scopes
+                .problem(place_of(zero), "a NUL character cannot be part of anything");
             return;
         }
         let complaint = match name.text.as_str() {
-            "port" => self.open_port(values, place),
-            "interface" => self.open_interface(values, place),
-            "bind" => self.open_bind(values, place),
-            "server" => self.add_servers(values, place, place_of),
-            "exec" => self.set_handler(values, place),
+            "port" => self.scopes.open_port(values, place),
+            "interface" => self.scopes.open_interface(values, place),
+            "bind" => self.scopes.open_bind(values, place),
+            "server" => self.scopes.add_servers(values, place, place_of),
+            "exec" => self.scopes.set_handler(values, place),
             "include" => self.include(values, place, place_of),
             _ => match SETTINGS
                 .iter()
                 .find(|setting| setting.is_directive(&name.text))
             {
-                Some(setting) => self.set(setting, name, values, place_of),
+                Some(setting) => self.scopes.set(setting, name, values, place_of),
                 None => Err((place, unknown(&name.text))),
             },
         };
         if let Err((place, what)) = complaint {
-            self.problem(place, what);
+            self.scopes.problem(place, what);
         }
-    }
-
-    fn scope(&mut self, bind: Option<Bind>, place: Place) -> Open {
-        self.opened += 1;
-        Open::new(self.opened, bind, place)
-    }
-
-    // A scope is opened even if its value is wrong: what follows belongs to it, and not to the
-    // scope before.
-
-    fn open_port(&mut self, values: &[Word], place: Place) -> Outcome {
-        self.close_port();
-        let port = only(values, "port", &place)
-            .and_then(|word| accounts::port(&word.text).map_err(at(&place)));
-        let (port, outcome) = split(port);
-        let bind = port.map(|port| Bind {
-            interface: Interface::Any,
-            port,
-        });
-        self.port = Some(self.scope(bind, place));
-        outcome
-    }
-
-    fn open_interface(&mut self, values: &[Word], place: Place) -> Outcome {
-        self.close_interface();
-        let Some(around) = &mut self.port else {
-            let what = "interface belongs into a port: write port first".to_owned();
-            // For what follows to belong to.
-            self.interface = Some(self.scope(None, place.clone()));
-            return Err((place, what));
-        };
-        let interface = only(values, "interface", &place)
-            .and_then(|word| Interface::parse(&word.text).map_err(at(&place)));
-        let (interface, outcome) = split(interface);
-        let port = around.port;
-        let bind = interface.map(|interface| Bind { interface, port });
-        around.has_interfaces = true;
-        let within_unreadable = around.unreadable;
-        let mut open = self.scope(bind, place);
-        open.unreadable |= within_unreadable;
-        self.interface = Some(open);
-        outcome
-    }
-
-    fn open_bind(&mut self, values: &[Word], place: Place) -> Outcome {
-        self.close_port();
-        let bind = only(values, "bind", &place)
-            .and_then(|word| Bind::parse(&word.text).map_err(at(&place)))
-            .and_then(|bind| match bind.port {
-                0 => Err((
-                    place.clone(),
-                    "port 0 is out of range: write 1 to 65535".to_owned(),
-                )),
-                _ => Ok(bind),
-            });
-        let (bind, outcome) = split(bind);
-        let narrow = bind
-            .as_ref()
-            .is_some_and(|bind| bind.interface != Interface::Any);
-        let open = Some(self.scope(bind, place));
-        match narrow {
-            true => self.interface = open,
-            false => self.port = open,
-        }
-        outcome
-    }
-
-    fn add_servers(
-        &mut self,
-        values: &[Word],
-        place: Place,
-        place_of: &dyn Fn(&Word) -> Place,
-    ) -> Outcome {
-        if values.is_empty() {
-            let what = "server needs a value: write host[:port]".to_owned();
-            return self.unreadable_service(place, what);
-        }
-        let mut upstreams = Vec::new();
-        for word in values {
-            let upstream = Upstream::parse(&word.text);
-            match upstream {
-                Ok(upstream) => upstreams.push(upstream),
-                Err(complaint) => return self.unreadable_service(place_of(word), complaint),
-            }
-        }
-        let open = self.service(&place, "server")?;
-        match &mut open.destination {
-            None => open.destination = Some((Destination::Upstreams(upstreams), place)),
-            Some((Destination::Upstreams(earlier), _)) => earlier.extend(upstreams),
-            Some((Destination::Handler(_), earlier)) => {
-                let what = format!("server and exec exclude each other: exec is at {earlier}");
-                return Err((place, what));
-            }
-        }
-        Ok(())
-    }
-
-    fn set_handler(&mut self, values: &[Word], place: Place) -> Outcome {
-        let words = match command(values) {
-            Ok(words) => words,
-            Err(complaint) => return self.unreadable_service(place, format!("exec {complaint}")),
-        };
-        let open = self.service(&place, "exec")?;
-        match &open.destination {
-            None => open.destination = Some((Destination::Handler(Program::from(words)), place)),
-            Some((Destination::Handler(_), earlier)) => {
-                return Err((place, format!("exec stands here twice: first at {earlier}")));
-            }
-            Some((Destination::Upstreams(_), earlier)) => {
-                let what = format!("server and exec exclude each other: server is at {earlier}");
-                return Err((place, what));
-            }
-        }
-        Ok(())
     }
 
     fn include(
@@ -385,191 +182,6 @@ impl<'a> Parser<'a> {
             }
         }
         Ok(())
-    }
-
-    fn set(
-        &mut self,
-        setting: &'static Setting,
-        name: &Word,
-        values: &[Word],
-        place_of: &dyn Fn(&Word) -> Place,
-    ) -> Outcome {
-        let place = place_of(name);
-        let name = name.text.as_str();
-        let (written, seen) = match self.interface.as_mut().or(self.port.as_mut()) {
-            Some(_) if setting.scope == Scope::Server => {
-                let what = format!("{name} belongs before the first port");
-                return Err((place, what));
-            }
-            Some(open) => (&mut open.written, &mut open.seen),
-            None => (&mut self.defaults, &mut self.seen_defaults),
-        };
-        if !setting.repeatable || setting.takes == Takes::Switch {
-            if let Some(earlier) = seen.get(setting.name) {
-                let what = format!("{name} stands here twice: first at {earlier}");
-                return Err((place, what));
-            }
-            seen.insert(setting.name, place.clone());
-        }
-        let needs = match setting.takes {
-            Takes::Switch | Takes::Nothing => "yes or no",
-            Takes::Value(_) | Takes::Perhaps(_) | Takes::Command(_) => "a value",
-        };
-        let (text, value_place) = match (setting.takes, values) {
-            (Takes::Command(_), values) => {
-                let words =
-                    command(values).map_err(|what| (place.clone(), format!("{name} {what}")))?;
-                (shell_words::join(words), place.clone())
-            }
-            (Takes::Switch | Takes::Nothing | Takes::Perhaps(_), []) => {
-                (String::new(), place.clone())
-            }
-            // Nothing is one thing, and an empty word another.
-            (Takes::Switch | Takes::Nothing | Takes::Perhaps(_), [word])
-                if word.text.is_empty() =>
-            {
-                return Err((place_of(word), format!("{name} takes {needs}")));
-            }
-            (_, [word]) => (word.text.clone(), place_of(word)),
-            (_, []) => return Err((place, format!("{name} needs {needs}"))),
-            (_, [_, extra, ..]) => {
-                let extra_place = place_of(extra);
-                let extra = brief(&extra.text);
-                let what = format!("'{extra}' is one word too many: {name} takes {needs}");
-                return Err((extra_place, what));
-            }
-        };
-        let given = Given {
-            text: &text,
-            place: &place,
-        };
-        (setting.write)(written, given).map_err(|fault| match fault {
-            Fault::Bad(what) | Fault::Refused(what) => (value_place, format!("{name}: {what}")),
-        })
-    }
-
-    /// Complains about what a service is to do, and no more about its having nothing to do.
-    fn unreadable_service(&mut self, place: Place, complaint: String) -> Outcome {
-        if let Some(open) = self.interface.as_mut().or(self.port.as_mut()) {
-            open.unreadable = true;
-        }
-        Err((place, complaint))
-    }
-
-    /// The scope that a server or exec directive belongs to.
-    fn service(&mut self, place: &Place, name: &str) -> Result<&mut Open, (Place, String)> {
-        match self.interface.as_mut().or(self.port.as_mut()) {
-            Some(open) => Ok(open),
-            None => Err((
-                place.clone(),
-                format!("{name} belongs into a port: write port first"),
-            )),
-        }
-    }
-
-    fn close_interface(&mut self) {
-        let Some(mut open) = self.interface.take() else {
-            return;
-        };
-        if let Some(around) = &self.port {
-            open.destination = open.destination.or_else(|| around.destination.clone());
-            open.written = open.written.within(&around.written);
-        }
-        self.close(open);
-    }
-
-    fn close_port(&mut self) {
-        self.close_interface();
-        if let Some(open) = self.port.take() {
-            self.close(open);
-        }
-    }
-
-    /// Makes a service of a scope that has been read to its end.
-    fn close(&mut self, open: Open) {
-        if open.unreadable || (open.has_interfaces && open.destination.is_none()) {
-            return;
-        }
-        let Some((destination, _)) = open.destination else {
-            let what = "has neither server nor exec: write one of them";
-            return self.problem(open.place, what);
-        };
-        let key = (open.interface.clone(), open.port);
-        if let Some(earlier) = self.places.get(&key) {
-            let what = format!("the same address and port are served already: at {earlier}");
-            return self.problem(open.place, what);
-        }
-        self.places.insert(key, open.place.clone());
-        if self.services.len() >= MOST_SERVICES {
-            let what = format!("there are more than {MOST_SERVICES} services");
-            return self.problem(open.place, what);
-        }
-        let entry = Entry {
-            place: open.place,
-            interface: open.interface,
-            port: open.port,
-            written: open.written,
-            destination,
-        };
-        self.services.push((open.number, entry));
-    }
-}
-
-/// Nothing, or where something is wrong, and what.
-type Outcome = Result<(), (Place, String)>;
-
-/// Problems in the order of the files, and within a file in that of its lines: a scope's own are
-/// only known at its end.
-fn in_order(mut problems: Vec<Problem>) -> Vec<Problem> {
-    let mut paths: Vec<Rc<Path>> = Vec::new();
-    problems.sort_by_cached_key(|problem| match &problem.place {
-        Place::CommandLine => (0, 0, 0),
-        Place::File { path, line, column } => {
-            let known = paths.iter().position(|known| known == path);
-            let file = known.unwrap_or_else(|| {
-                paths.push(Rc::clone(path));
-                paths.len() - 1
-            });
-            (file, *line, *column)
-        }
-    });
-    problems
-}
-
-/// Has a complaint stand where the directive does.
-fn at(place: &Place) -> impl Fn(String) -> (Place, String) {
-    move |what| (place.clone(), what)
-}
-
-/// The value, if there is one, and the complaint, if there is none.
-fn split<T>(result: Result<T, (Place, String)>) -> (Option<T>, Outcome) {
-    match result {
-        Ok(value) => (Some(value), Ok(())),
-        Err(complaint) => (None, Err(complaint)),
-    }
-}
-
-/// The single value of a directive.
-fn only<'a>(values: &'a [Word], name: &str, place: &Place) -> Result<&'a Word, (Place, String)> {
-    match values {
-        [word] => Ok(word),
-        [] => Err((place.clone(), format!("{name} needs a value"))),
-        [_, extra, ..] => {
-            let extra = brief(&extra.text);
-            let what = format!("'{extra}' is one word too many: {name} takes a value");
-            Err((place.clone(), what))
-        }
-    }
-}
-
-/// The words of a command: a single quoted word is split once more.
-fn command(values: &[Word]) -> Result<Vec<String>, String> {
-    match values {
-        [word] if word.quoted => value::words(&word.text),
-        [first, ..] if !first.text.is_empty() => {
-            Ok(values.iter().map(|word| word.text.clone()).collect())
-        }
-        _ => Err("is empty: write a program, and its arguments if it takes any".to_owned()),
     }
 }
 

@@ -1,0 +1,399 @@
+//! Scopes: what is open while a file is read, what is inherited, and the services that come of it.
+
+use std::collections::HashMap;
+use std::path::Path;
+use std::rc::Rc;
+
+use super::Problem;
+use super::words::Word;
+use crate::config::settings::{Given, Scope, Setting, Takes, Written};
+use crate::config::{Config, Destination, Entry};
+use crate::source::{Bind, Interface};
+use crate::sys::names::accounts;
+use crate::sys::program::Program;
+use crate::terms::escape::brief;
+use crate::terms::place::Place;
+use crate::terms::value;
+use crate::terms::value::Fault;
+use crate::upstream::Upstream;
+
+/// How many services there may be.
+const MOST_SERVICES: usize = 10_000;
+/// How many problems are reported; the rest are likely their consequences.
+const MOST_PROBLEMS: usize = 100;
+
+/// Nothing, or where something is wrong, and what.
+pub(super) type Outcome = Result<(), (Place, String)>;
+
+/// What was written since a scope was opened.
+struct Open {
+    /// How many scopes were opened before it.
+    number: usize,
+    interface: Interface,
+    port: u16,
+    /// Where it was opened.
+    place: Place,
+    written: Written,
+    /// Where each directive stands that can stand only once.
+    seen: HashMap<&'static str, Place>,
+    destination: Option<(Destination, Place)>,
+    /// It could not be read, which was complained about; it is no service.
+    unreadable: bool,
+    /// It carries interfaces, and need not be a service itself.
+    has_interfaces: bool,
+}
+
+impl Open {
+    fn new(number: usize, bind: Option<Bind>, place: Place) -> Open {
+        let unreadable = bind.is_none();
+        let Bind { interface, port } = bind.unwrap_or(Bind {
+            interface: Interface::Any,
+            port: 0,
+        });
+        Open {
+            number,
+            interface,
+            port,
+            place,
+            written: Written::default(),
+            seen: HashMap::new(),
+            destination: None,
+            unreadable,
+            has_interfaces: false,
+        }
+    }
+}
+
+/// The defaults, the port and the interface that are open, and what was closed before.
+#[derive(Default)]
+pub(super) struct Scopes {
+    defaults: Written,
+    seen_defaults: HashMap<&'static str, Place>,
+    port: Option<Open>,
+    interface: Option<Open>,
+    /// With the number of the scope that each came from: a port's is closed after those of its
+    /// interfaces, and they are to stand in the order of the file.
+    services: Vec<(usize, Entry)>,
+    opened: usize,
+    places: HashMap<(Interface, u16), Place>,
+    problems: Vec<Problem>,
+}
+
+impl Scopes {
+    pub(super) fn finish(mut self) -> Result<Config, Vec<Problem>> {
+        self.close_port();
+        if !self.problems.is_empty() {
+            return Err(in_order(self.problems));
+        }
+        self.services.sort_by_key(|(opened, _)| *opened);
+        Ok(Config {
+            defaults: self.defaults,
+            services: self.services.into_iter().map(|(_, entry)| entry).collect(),
+        })
+    }
+
+    pub(super) fn problem(&mut self, place: Place, what: impl Into<String>) {
+        let what = what.into();
+        match self.problems.len() {
+            MOST_PROBLEMS.. => {}
+            last if last + 1 == MOST_PROBLEMS => self.problems.push(Problem {
+                place,
+                what: format!("{what} (further problems are not shown)"),
+            }),
+            _ => self.problems.push(Problem { place, what }),
+        }
+    }
+
+    fn scope(&mut self, bind: Option<Bind>, place: Place) -> Open {
+        self.opened += 1;
+        Open::new(self.opened, bind, place)
+    }
+
+    pub(super) fn open_port(&mut self, values: &[Word], place: Place) -> Outcome {
+        self.close_port();
+        let port = only(values, "port", &place)
+            .and_then(|word| accounts::port(&word.text).map_err(at(&place)));
+        let (port, outcome) = split(port);
+        let bind = port.map(|port| Bind {
+            interface: Interface::Any,
+            port,
+        });
+        self.port = Some(self.scope(bind, place));
+        outcome
+    }
+
+    pub(super) fn open_interface(&mut self, values: &[Word], place: Place) -> Outcome {
+        self.close_interface();
+        let Some(around) = &mut self.port else {
+            let what = "interface belongs into a port: write port first".to_owned();
+            // For what follows to belong to.
+            self.interface = Some(self.scope(None, place.clone()));
+            return Err((place, what));
+        };
+        let interface = only(values, "interface", &place)
+            .and_then(|word| Interface::parse(&word.text).map_err(at(&place)));
+        let (interface, outcome) = split(interface);
+        let port = around.port;
+        let bind = interface.map(|interface| Bind { interface, port });
+        around.has_interfaces = true;
+        let within_unreadable = around.unreadable;
+        let mut open = self.scope(bind, place);
+        open.unreadable |= within_unreadable;
+        self.interface = Some(open);
+        outcome
+    }
+
+    pub(super) fn open_bind(&mut self, values: &[Word], place: Place) -> Outcome {
+        self.close_port();
+        let bind = only(values, "bind", &place)
+            .and_then(|word| Bind::parse(&word.text).map_err(at(&place)))
+            .and_then(|bind| match bind.port {
+                0 => Err((
+                    place.clone(),
+                    "port 0 is out of range: write 1 to 65535".to_owned(),
+                )),
+                _ => Ok(bind),
+            });
+        let (bind, outcome) = split(bind);
+        let narrow = bind
+            .as_ref()
+            .is_some_and(|bind| bind.interface != Interface::Any);
+        let open = Some(self.scope(bind, place));
+        match narrow {
+            true => self.interface = open,
+            false => self.port = open,
+        }
+        outcome
+    }
+
+    pub(super) fn add_servers(
+        &mut self,
+        values: &[Word],
+        place: Place,
+        place_of: &dyn Fn(&Word) -> Place,
+    ) -> Outcome {
+        if values.is_empty() {
+            let what = "server needs a value: write host[:port]".to_owned();
+            return self.unreadable_service(place, what);
+        }
+        let mut upstreams = Vec::new();
+        for word in values {
+            let upstream = Upstream::parse(&word.text);
+            match upstream {
+                Ok(upstream) => upstreams.push(upstream),
+                Err(complaint) => return self.unreadable_service(place_of(word), complaint),
+            }
+        }
+        let open = self.service(&place, "server")?;
+        match &mut open.destination {
+            None => open.destination = Some((Destination::Upstreams(upstreams), place)),
+            Some((Destination::Upstreams(earlier), _)) => earlier.extend(upstreams),
+            Some((Destination::Handler(_), earlier)) => {
+                let what = format!("server and exec exclude each other: exec is at {earlier}");
+                return Err((place, what));
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn set_handler(&mut self, values: &[Word], place: Place) -> Outcome {
+        let words = match command(values) {
+            Ok(words) => words,
+            Err(complaint) => return self.unreadable_service(place, format!("exec {complaint}")),
+        };
+        let open = self.service(&place, "exec")?;
+        match &open.destination {
+            None => open.destination = Some((Destination::Handler(Program::from(words)), place)),
+            Some((Destination::Handler(_), earlier)) => {
+                return Err((place, format!("exec stands here twice: first at {earlier}")));
+            }
+            Some((Destination::Upstreams(_), earlier)) => {
+                let what = format!("server and exec exclude each other: server is at {earlier}");
+                return Err((place, what));
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn set(
+        &mut self,
+        setting: &'static Setting,
+        name: &Word,
+        values: &[Word],
+        place_of: &dyn Fn(&Word) -> Place,
+    ) -> Outcome {
+        let place = place_of(name);
+        let name = name.text.as_str();
+        let (written, seen) = match self.interface.as_mut().or(self.port.as_mut()) {
+            Some(_) if setting.scope == Scope::Server => {
+                let what = format!("{name} belongs before the first port");
+                return Err((place, what));
+            }
+            Some(open) => (&mut open.written, &mut open.seen),
+            None => (&mut self.defaults, &mut self.seen_defaults),
+        };
+        if !setting.repeatable || setting.takes == Takes::Switch {
+            if let Some(earlier) = seen.get(setting.name) {
+                let what = format!("{name} stands here twice: first at {earlier}");
+                return Err((place, what));
+            }
+            seen.insert(setting.name, place.clone());
+        }
+        let needs = match setting.takes {
+            Takes::Switch | Takes::Nothing => "yes or no",
+            Takes::Value(_) | Takes::Perhaps(_) | Takes::Command(_) => "a value",
+        };
+        let (text, value_place) = match (setting.takes, values) {
+            (Takes::Command(_), values) => {
+                let words =
+                    command(values).map_err(|what| (place.clone(), format!("{name} {what}")))?;
+                (shell_words::join(words), place.clone())
+            }
+            (Takes::Switch | Takes::Nothing | Takes::Perhaps(_), []) => {
+                (String::new(), place.clone())
+            }
+            // Nothing is one thing, and an empty word another.
+            (Takes::Switch | Takes::Nothing | Takes::Perhaps(_), [word])
+                if word.text.is_empty() =>
+            {
+                return Err((place_of(word), format!("{name} takes {needs}")));
+            }
+            (_, [word]) => (word.text.clone(), place_of(word)),
+            (_, []) => return Err((place, format!("{name} needs {needs}"))),
+            (_, [_, extra, ..]) => {
+                let extra_place = place_of(extra);
+                let extra = brief(&extra.text);
+                let what = format!("'{extra}' is one word too many: {name} takes {needs}");
+                return Err((extra_place, what));
+            }
+        };
+        let given = Given {
+            text: &text,
+            place: &place,
+        };
+        (setting.write)(written, given).map_err(|fault| match fault {
+            Fault::Bad(what) | Fault::Refused(what) => (value_place, format!("{name}: {what}")),
+        })
+    }
+
+    /// Complains about what a service is to do, and no more about its having nothing to do.
+    fn unreadable_service(&mut self, place: Place, complaint: String) -> Outcome {
+        if let Some(open) = self.interface.as_mut().or(self.port.as_mut()) {
+            open.unreadable = true;
+        }
+        Err((place, complaint))
+    }
+
+    /// The scope that a server or exec directive belongs to.
+    fn service(&mut self, place: &Place, name: &str) -> Result<&mut Open, (Place, String)> {
+        match self.interface.as_mut().or(self.port.as_mut()) {
+            Some(open) => Ok(open),
+            None => Err((
+                place.clone(),
+                format!("{name} belongs into a port: write port first"),
+            )),
+        }
+    }
+
+    fn close_interface(&mut self) {
+        let Some(mut open) = self.interface.take() else {
+            return;
+        };
+        if let Some(around) = &self.port {
+            open.destination = open.destination.or_else(|| around.destination.clone());
+            open.written = open.written.within(&around.written);
+        }
+        self.close(open);
+    }
+
+    fn close_port(&mut self) {
+        self.close_interface();
+        if let Some(open) = self.port.take() {
+            self.close(open);
+        }
+    }
+
+    /// Makes a service of a scope that has been read to its end.
+    fn close(&mut self, open: Open) {
+        if open.unreadable || (open.has_interfaces && open.destination.is_none()) {
+            return;
+        }
+        let Some((destination, _)) = open.destination else {
+            let what = "has neither server nor exec: write one of them";
+            return self.problem(open.place, what);
+        };
+        let key = (open.interface.clone(), open.port);
+        if let Some(earlier) = self.places.get(&key) {
+            let what = format!("the same address and port are served already: at {earlier}");
+            return self.problem(open.place, what);
+        }
+        self.places.insert(key, open.place.clone());
+        if self.services.len() >= MOST_SERVICES {
+            let what = format!("there are more than {MOST_SERVICES} services");
+            return self.problem(open.place, what);
+        }
+        let entry = Entry {
+            place: open.place,
+            interface: open.interface,
+            port: open.port,
+            written: open.written,
+            destination,
+        };
+        self.services.push((open.number, entry));
+    }
+}
+
+/// Problems in the order of the files, and within a file in that of its lines: a scope's own are
+/// only known at its end.
+fn in_order(mut problems: Vec<Problem>) -> Vec<Problem> {
+    let mut paths: Vec<Rc<Path>> = Vec::new();
+    problems.sort_by_cached_key(|problem| match &problem.place {
+        Place::CommandLine => (0, 0, 0),
+        Place::File { path, line, column } => {
+            let known = paths.iter().position(|known| known == path);
+            let file = known.unwrap_or_else(|| {
+                paths.push(Rc::clone(path));
+                paths.len() - 1
+            });
+            (file, *line, *column)
+        }
+    });
+    problems
+}
+
+/// Has a complaint stand where the directive does.
+fn at(place: &Place) -> impl Fn(String) -> (Place, String) {
+    move |what| (place.clone(), what)
+}
+
+/// The value, if there is one, and the complaint, if there is none.
+fn split<T>(result: Result<T, (Place, String)>) -> (Option<T>, Outcome) {
+    match result {
+        Ok(value) => (Some(value), Ok(())),
+        Err(complaint) => (None, Err(complaint)),
+    }
+}
+
+/// The single value of a directive.
+fn only<'a>(values: &'a [Word], name: &str, place: &Place) -> Result<&'a Word, (Place, String)> {
+    match values {
+        [word] => Ok(word),
+        [] => Err((place.clone(), format!("{name} needs a value"))),
+        [_, extra, ..] => {
+            let extra = brief(&extra.text);
+            let what = format!("'{extra}' is one word too many: {name} takes a value");
+            Err((place.clone(), what))
+        }
+    }
+}
+
+/// The words of a command: a single quoted word is split once more.
+fn command(values: &[Word]) -> Result<Vec<String>, String> {
+    match values {
+        [word] if word.quoted => value::words(&word.text),
+        [first, ..] if !first.text.is_empty() => {
+            Ok(values.iter().map(|word| word.text.clone()).collect())
+        }
+        _ => Err("is empty: write a program, and its arguments if it takes any".to_owned()),
+    }
+}
