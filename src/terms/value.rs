@@ -163,10 +163,8 @@ const MOST: usize = 4 << 20;
 
 /// Decimal digits, as a number.
 pub(crate) fn whole_number<T: FromStr>(text: &str) -> Option<T> {
-    match !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit()) {
-        true => text.parse().ok(),
-        false => None,
-    }
+    let is_number = !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
+    is_number.then(|| text.parse().ok()).flatten()
 }
 
 /// A word as the configuration file has it: in quotes if it would be read differently without.
@@ -217,11 +215,16 @@ pub(crate) fn log_name(text: &str) -> Result<String, Complaint> {
 
 /// The nearest of `known` to a word that was meant to be one of them, if one is near.
 pub(crate) fn nearest<'a>(word: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+    let length = word.chars().count();
     known
-        .map(|name| (strsim::damerau_levenshtein(word, name), name))
+        .map(|name| (name, 1 + name.len() / 4))
+        // No less than the difference of lengths: what takes time and memory in proportion to the
+        // product of both is asked of words only that could be near.
+        .filter(|&(name, near)| length.abs_diff(name.chars().count()) <= near)
+        .map(|(name, near)| (strsim::damerau_levenshtein(word, name), name, near))
+        .filter(|&(distance, _, near)| distance <= near)
         .min()
-        .filter(|&(distance, name)| distance <= 1 + name.len() / 4)
-        .map(|(_, name)| name)
+        .map(|(_, name, _)| name)
 }
 
 /// The nearest of `known` to a misspelt word, as a question to put behind it; empty if none is near.
@@ -329,5 +332,18 @@ mod tests {
         let known = ["timeout", "bind", "user"];
         assert_eq!(nearest("tiemout", known.into_iter()), Some("timeout"));
         assert_eq!(nearest("xyzzy", known.into_iter()), None);
+        assert_eq!(nearest("usr", known.into_iter()), Some("user"));
+    }
+
+    #[test]
+    fn a_word_that_is_too_long_to_be_near_is_not_compared() {
+        let known = ["timeout", "half-close-timeout", "access-log-format"];
+        let long = "x".repeat(65_000);
+        let started = std::time::Instant::now();
+        for _ in 0..100 {
+            assert_eq!(nearest(&long, known.into_iter()), None);
+        }
+        // Compared letter by letter it takes minutes.
+        assert!(started.elapsed() < Duration::from_secs(2));
     }
 }
