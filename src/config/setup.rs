@@ -61,14 +61,13 @@ impl From<Error> for Unusable {
 }
 
 impl From<Unusable> for Error {
-    /// One line: the first problem, and how to see the others.
+    /// One line: the problem that says most, the first of several, and how to see the others.
     fn from(unusable: Unusable) -> Error {
         match unusable {
             Unusable::Error(error) => error,
             Unusable::Problems(problems) => {
-                let first = problems
-                    .first()
-                    .map_or_else(String::new, ToString::to_string);
+                let first = problems.iter().min_by_key(|problem| problem.telling);
+                let first = first.map_or_else(String::new, ToString::to_string);
                 Error::config(match problems.len() {
                     0 | 1 => first,
                     count => format!("{first} (and {} more: --check shows them)", count - 1),

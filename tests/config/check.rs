@@ -106,6 +106,36 @@ fn a_start_that_a_file_prevents_says_one_line() {
             "{arguments:?}"
         );
     }
+    // What says most comes first, wherever it stands.
+    for (text, first, more) in [
+        (
+            "port 25\nport 26\n server a\n timeout x\n",
+            "4:10: timeout: 'x' is not a time",
+            1,
+        ),
+        (
+            "port 25\nport 26\n sever a\n",
+            "3:2: unknown directive 'sever'",
+            1,
+        ),
+        ("server a\nport 25\n server b\nuid root\n", "4:5: uid: ", 1),
+        (
+            "port 25\nport 26\n server a\nport 26\n server b\n",
+            "4:1: *:26 is served already: at conf:2:1",
+            1,
+        ),
+    ] {
+        let said = Conf::new(text).says(&[]);
+        let line = said.refused(78).concat();
+        assert!(
+            line.starts_with(&format!("tcpproxy: conf:{first}")),
+            "{line}"
+        );
+        assert!(
+            line.ends_with(&format!("(and {more} more: --check shows them)")),
+            "{line}"
+        );
+    }
     let one = Conf::new("timeout x\n");
     let said = one.says(&[]);
     let lines = said.refused(78);
@@ -142,6 +172,11 @@ fn what_clashes_is_named_at_both_places() {
         assert_eq!(lines.len(), 1, "{text}: {lines:#?}");
         assert!(
             lines[0].starts_with(&format!("tcpproxy: conf:{at}: ")),
+            "{text}: {lines:?}"
+        );
+        // Which, where an address and a port do.
+        assert!(
+            !lines[0].contains("served already") || lines[0].contains(":25 is served already"),
             "{text}: {lines:?}"
         );
         assert!(

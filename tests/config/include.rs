@@ -159,7 +159,7 @@ fn a_cycle_is_an_error_at_the_line_that_closes_it() {
 fn one_file_may_be_read_twice_and_its_services_then_clash() {
     let conf = Conf::new("include x x\n").with("x", service(25));
     let said = conf.says(&["--check"]);
-    let expected = "tcpproxy: x:1:1: the same address and port are served already: at x:1:1";
+    let expected = "tcpproxy: x:1:1: *:25 is served already: at x:1:1";
     assert_eq!(said.refused(78), [expected]);
     let defaults =
         Conf::new("port 1\ninclude x\nport 2\ninclude x\n").with("x", "server a\ntimeout 7\n");
@@ -196,7 +196,7 @@ fn problems_in_included_files_are_all_reported_with_their_own_places() {
         "tcpproxy: conf:2:1: unknown directive 'sever'",
         "tcpproxy: d/a:2:3: unknown directive 'sever'",
         "tcpproxy: d/b:1:1: has neither server nor exec",
-        "tcpproxy: d/c:3:1: the same address and port are served already: at d/c:1:1",
+        "tcpproxy: d/c:3:1: *:25 is served already: at d/c:1:1",
     ];
     assert_eq!(lines.len(), starts.len(), "{lines:#?}");
     for (line, start) in lines.iter().zip(starts) {

@@ -248,7 +248,7 @@ fn with_a_server_on_the_command_line_the_file_has_defaults_only() {
     assert!(conf.says(&["--explain", "127.0.0.1", "b"]).status == 0);
     assert!(conf.says(&["--explain", "127.0.0.2", "b"]).status == 1);
     // All of it has to be right nevertheless.
-    let wrong = Conf::new("port 25\nsever a\n");
+    let wrong = Conf::new("port 25\nsever a\nport 26\n");
     assert_eq!(
         wrong.says(&["-b", "26", "--check", "b"]).refused(78).len(),
         2

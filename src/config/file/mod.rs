@@ -27,6 +27,43 @@ pub struct Problem {
     pub(crate) place: Place,
     /// What, and what would be right.
     pub(crate) what: String,
+    /// How much it says.
+    pub(crate) telling: Telling,
+}
+
+/// How much a problem says about what there is to mend; what says most comes first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Telling {
+    /// It is wrong wherever it stands.
+    Wrong,
+    /// It does not go with something else, or not there: perhaps the other one is wrong.
+    Misplaced,
+    /// It is missing: perhaps it is what could not be read.
+    Missing,
+}
+
+impl Problem {
+    fn wrong(place: Place, what: impl Into<String>) -> Problem {
+        Problem {
+            place,
+            what: what.into(),
+            telling: Telling::Wrong,
+        }
+    }
+
+    fn misplaced(place: Place, what: impl Into<String>) -> Problem {
+        Problem {
+            telling: Telling::Misplaced,
+            ..Problem::wrong(place, what)
+        }
+    }
+
+    fn missing(place: Place, what: impl Into<String>) -> Problem {
+        Problem {
+            telling: Telling::Missing,
+            ..Problem::wrong(place, what)
+        }
+    }
 }
 
 impl fmt::Display for Problem {

@@ -53,8 +53,10 @@ impl Parser<'_> {
                     line: 1,
                     column: 1,
                 };
-                self.scopes
-                    .problem(place, format!("cannot be read: {}", plain(&error)));
+                self.scopes.problem(Problem::wrong(
+                    place,
+                    format!("cannot be read: {}", plain(&error)),
+                ));
             }
         }
     }
@@ -71,13 +73,18 @@ impl Parser<'_> {
         // Some editors put it there; it means nothing in UTF-8.
         let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
         if bytes.len() as u64 > LONGEST_FILE {
-            self.scopes
-                .problem(place(1, 1), format!("is longer than {LONGEST_FILE} bytes"));
+            self.scopes.problem(Problem::wrong(
+                place(1, 1),
+                format!("is longer than {LONGEST_FILE} bytes"),
+            ));
         } else {
             for (bytes, line) in bytes.split(|&byte| byte == b'\n').zip(1..) {
+                if self.scopes.has_enough_problems() {
+                    break;
+                }
                 if bytes.len() > LONGEST_LINE {
                     let what = format!("the line is longer than {LONGEST_LINE} bytes");
-                    self.scopes.problem(place(line, 1), what);
+                    self.scopes.problem(Problem::wrong(place(line, 1), what));
                     continue;
                 }
                 let text = match std::str::from_utf8(bytes) {
@@ -85,7 +92,8 @@ impl Parser<'_> {
                     Err(error) => {
                         let before = String::from_utf8_lossy(&bytes[..error.valid_up_to()]);
                         let column = before.chars().count() + 1;
-                        self.scopes.problem(place(line, column), "is not UTF-8");
+                        self.scopes
+                            .problem(Problem::wrong(place(line, column), "is not UTF-8"));
                         continue;
                     }
                 };
@@ -93,7 +101,8 @@ impl Parser<'_> {
                     Ok(words) => self.directive(&words, &|word: &Word| place(line, word.column)),
                     Err(unclosed) => {
                         let what = "a quote is opened and not closed on its line";
-                        self.scopes.problem(place(line, unclosed.column), what);
+                        self.scopes
+                            .problem(Problem::wrong(place(line, unclosed.column), what));
                     }
                 }
             }
@@ -107,8 +116,10 @@ impl Parser<'_> {
         };
         let place = place_of(name);
         if let Some(zero) = words.iter().find(|word| word.text.contains('\0')) {
-            self.scopes
-                .problem(place_of(zero), "a NUL character cannot be part of anything");
+            self.scopes.problem(Problem::wrong(
+                place_of(zero),
+                "a NUL character cannot be part of anything",
+            ));
             return;
         }
         let complaint = match name.text.as_str() {
@@ -123,11 +134,11 @@ impl Parser<'_> {
                 .find(|setting| setting.is_directive(&name.text))
             {
                 Some(setting) => self.scopes.set(setting, name, values, place_of),
-                None => Err((place, unknown(&name.text))),
+                None => self.scopes.unknown(place, unknown(&name.text)),
             },
         };
-        if let Err((place, what)) = complaint {
-            self.scopes.problem(place, what);
+        if let Err(problem) = complaint {
+            self.scopes.problem(problem);
         }
     }
 
@@ -138,14 +149,12 @@ impl Parser<'_> {
         place_of: &dyn Fn(&Word) -> Place,
     ) -> Outcome {
         if values.is_empty() {
-            return Err((
-                place,
-                "include needs a value: write a file or a pattern".to_owned(),
-            ));
+            let what = "include needs a value: write a file or a pattern";
+            return Err(Problem::wrong(place, what));
         }
         for word in values {
             self.include_one(word)
-                .map_err(|what| (place_of(word), what))?;
+                .map_err(|what| Problem::wrong(place_of(word), what))?;
         }
         Ok(())
     }
@@ -156,12 +165,12 @@ impl Parser<'_> {
         let pattern =
             directory.map_or_else(|| PathBuf::from(&word.text), |dir| dir.join(&word.text));
         let is_pattern = !word.quoted && word.text.contains(['*', '?', '[']);
-        let paths = match is_pattern {
-            true => self
-                .files
+        let paths = if is_pattern {
+            self.files
                 .matching(&pattern.to_string_lossy())
-                .map_err(|error| format!("'{}' is not a pattern: {error}", brief(&word.text)))?,
-            false => vec![pattern],
+                .map_err(|error| format!("'{}' is not a pattern: {error}", brief(&word.text)))?
+        } else {
+            vec![pattern]
         };
         for path in paths {
             let shown = escape(path.as_os_str().as_encoded_bytes());

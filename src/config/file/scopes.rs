@@ -22,8 +22,8 @@ const MOST_SERVICES: usize = 10_000;
 /// How many problems are reported; the rest are likely their consequences.
 const MOST_PROBLEMS: usize = 100;
 
-/// Nothing, or where something is wrong, and what.
-pub(super) type Outcome = Result<(), (Place, String)>;
+/// Nothing, or what is wrong.
+pub(super) type Outcome = Result<(), Problem>;
 
 /// What was written since a scope was opened.
 struct Open {
@@ -39,6 +39,8 @@ struct Open {
     destination: Option<(Destination, Place)>,
     /// It could not be read, which was complained about; it is no service.
     unreadable: bool,
+    /// A directive in it is none, which was complained about; it may have been the action.
+    has_unknown: bool,
     /// It carries interfaces, and need not be a service itself.
     has_interfaces: bool,
 }
@@ -59,6 +61,7 @@ impl Open {
             seen: HashMap::new(),
             destination: None,
             unreadable,
+            has_unknown: false,
             has_interfaces: false,
         }
     }
@@ -92,16 +95,20 @@ impl Scopes {
         })
     }
 
-    pub(super) fn problem(&mut self, place: Place, what: impl Into<String>) {
-        let what = what.into();
-        match self.problems.len() {
-            MOST_PROBLEMS.. => {}
-            last if last + 1 == MOST_PROBLEMS => self.problems.push(Problem {
-                place,
-                what: format!("{what} (further problems are not shown)"),
-            }),
-            _ => self.problems.push(Problem { place, what }),
+    /// Notes a problem, unless there are enough.
+    pub(super) fn problem(&mut self, mut problem: Problem) {
+        if self.has_enough_problems() {
+            return;
         }
+        if self.problems.len() + 1 == MOST_PROBLEMS {
+            problem.what += " (further problems are not shown)";
+        }
+        self.problems.push(problem);
+    }
+
+    /// Whether there is nothing to be gained by reading on.
+    pub(super) fn has_enough_problems(&self) -> bool {
+        self.problems.len() >= MOST_PROBLEMS
     }
 
     fn scope(&mut self, bind: Option<Bind>, place: Place) -> Open {
@@ -125,10 +132,10 @@ impl Scopes {
     pub(super) fn open_interface(&mut self, values: &[Word], place: Place) -> Outcome {
         self.close_interface();
         let Some(around) = &mut self.port else {
-            let what = "interface belongs into a port: write port first".to_owned();
+            let what = "interface belongs into a port: write port first";
             // For what follows to belong to.
             self.interface = Some(self.scope(None, place.clone()));
-            return Err((place, what));
+            return Err(Problem::misplaced(place, what));
         };
         let interface = only(values, "interface", &place)
             .and_then(|word| Interface::parse(&word.text).map_err(at(&place)));
@@ -136,9 +143,10 @@ impl Scopes {
         let port = around.port;
         let bind = interface.map(|interface| Bind { interface, port });
         around.has_interfaces = true;
-        let within_unreadable = around.unreadable;
+        let (within_unreadable, has_unknown) = (around.unreadable, around.has_unknown);
         let mut open = self.scope(bind, place);
         open.unreadable |= within_unreadable;
+        open.has_unknown = has_unknown;
         self.interface = Some(open);
         outcome
     }
@@ -148,9 +156,9 @@ impl Scopes {
         let bind = only(values, "bind", &place)
             .and_then(|word| Bind::parse(&word.text).map_err(at(&place)))
             .and_then(|bind| match bind.port {
-                0 => Err((
+                0 => Err(Problem::wrong(
                     place.clone(),
-                    "port 0 is out of range: write 1 to 65535".to_owned(),
+                    "port 0 is out of range: write 1 to 65535",
                 )),
                 _ => Ok(bind),
             });
@@ -159,9 +167,10 @@ impl Scopes {
             .as_ref()
             .is_some_and(|bind| bind.interface != Interface::Any);
         let open = Some(self.scope(bind, place));
-        match narrow {
-            true => self.interface = open,
-            false => self.port = open,
+        if narrow {
+            self.interface = open;
+        } else {
+            self.port = open;
         }
         outcome
     }
@@ -190,7 +199,7 @@ impl Scopes {
             Some((Destination::Upstreams(earlier), _)) => earlier.extend(upstreams),
             Some((Destination::Handler(_), earlier)) => {
                 let what = format!("server and exec exclude each other: exec is at {earlier}");
-                return Err((place, what));
+                return Err(Problem::misplaced(place, what));
             }
         }
         Ok(())
@@ -205,11 +214,12 @@ impl Scopes {
         match &open.destination {
             None => open.destination = Some((Destination::Handler(Program::from(words)), place)),
             Some((Destination::Handler(_), earlier)) => {
-                return Err((place, format!("exec stands here twice: first at {earlier}")));
+                let what = format!("exec stands here twice: first at {earlier}");
+                return Err(Problem::misplaced(place, what));
             }
             Some((Destination::Upstreams(_), earlier)) => {
                 let what = format!("server and exec exclude each other: server is at {earlier}");
-                return Err((place, what));
+                return Err(Problem::misplaced(place, what));
             }
         }
         Ok(())
@@ -227,7 +237,7 @@ impl Scopes {
         let (written, seen) = match self.interface.as_mut().or(self.port.as_mut()) {
             Some(_) if setting.scope == Scope::Server => {
                 let what = format!("{name} belongs before the first port");
-                return Err((place, what));
+                return Err(Problem::misplaced(place, what));
             }
             Some(open) => (&mut open.written, &mut open.seen),
             None => (&mut self.defaults, &mut self.seen_defaults),
@@ -235,7 +245,7 @@ impl Scopes {
         if !setting.repeatable || setting.takes == Takes::Switch {
             if let Some(earlier) = seen.get(setting.name) {
                 let what = format!("{name} stands here twice: first at {earlier}");
-                return Err((place, what));
+                return Err(Problem::misplaced(place, what));
             }
             seen.insert(setting.name, place.clone());
         }
@@ -245,8 +255,8 @@ impl Scopes {
         };
         let (text, value_place) = match (setting.takes, values) {
             (Takes::Command(_), values) => {
-                let words =
-                    command(values).map_err(|what| (place.clone(), format!("{name} {what}")))?;
+                let words = command(values)
+                    .map_err(|what| Problem::wrong(place.clone(), format!("{name} {what}")))?;
                 (shell_words::join(words), place.clone())
             }
             (Takes::Switch | Takes::Nothing | Takes::Perhaps(_), []) => {
@@ -256,15 +266,18 @@ impl Scopes {
             (Takes::Switch | Takes::Nothing | Takes::Perhaps(_), [word])
                 if word.text.is_empty() =>
             {
-                return Err((place_of(word), format!("{name} takes {needs}")));
+                return Err(Problem::wrong(
+                    place_of(word),
+                    format!("{name} takes {needs}"),
+                ));
             }
             (_, [word]) => (word.text.clone(), place_of(word)),
-            (_, []) => return Err((place, format!("{name} needs {needs}"))),
+            (_, []) => return Err(Problem::wrong(place, format!("{name} needs {needs}"))),
             (_, [_, extra, ..]) => {
                 let extra_place = place_of(extra);
                 let extra = brief(&extra.text);
                 let what = format!("'{extra}' is one word too many: {name} takes {needs}");
-                return Err((extra_place, what));
+                return Err(Problem::wrong(extra_place, what));
             }
         };
         let given = Given {
@@ -272,8 +285,19 @@ impl Scopes {
             place: &place,
         };
         (setting.write)(written, given).map_err(|fault| match fault {
-            Fault::Bad(what) | Fault::Refused(what) => (value_place, format!("{name}: {what}")),
+            Fault::Bad(what) | Fault::Refused(what) => {
+                Problem::wrong(value_place, format!("{name}: {what}"))
+            }
         })
+    }
+
+    /// Complains about a directive that is none, and no more about its service's having nothing to do:
+    /// that may be what was misspelt.
+    pub(super) fn unknown(&mut self, place: Place, complaint: String) -> Outcome {
+        if let Some(open) = self.interface.as_mut().or(self.port.as_mut()) {
+            open.has_unknown = true;
+        }
+        Err(Problem::wrong(place, complaint))
     }
 
     /// Complains about what a service is to do, and no more about its having nothing to do.
@@ -281,14 +305,14 @@ impl Scopes {
         if let Some(open) = self.interface.as_mut().or(self.port.as_mut()) {
             open.unreadable = true;
         }
-        Err((place, complaint))
+        Err(Problem::wrong(place, complaint))
     }
 
     /// The scope that a server or exec directive belongs to.
-    fn service(&mut self, place: &Place, name: &str) -> Result<&mut Open, (Place, String)> {
+    fn service(&mut self, place: &Place, name: &str) -> Result<&mut Open, Problem> {
         match self.interface.as_mut().or(self.port.as_mut()) {
             Some(open) => Ok(open),
-            None => Err((
+            None => Err(Problem::misplaced(
                 place.clone(),
                 format!("{name} belongs into a port: write port first"),
             )),
@@ -319,18 +343,23 @@ impl Scopes {
             return;
         }
         let Some((destination, _)) = open.destination else {
+            if open.has_unknown {
+                return;
+            }
             let what = "has neither server nor exec: write one of them";
-            return self.problem(open.place, what);
+            return self.problem(Problem::missing(open.place, what));
         };
         let key = (open.interface.clone(), open.port);
         if let Some(earlier) = self.places.get(&key) {
-            let what = format!("the same address and port are served already: at {earlier}");
-            return self.problem(open.place, what);
+            let (interface, port) = key;
+            let bind = Bind { interface, port };
+            let what = format!("{bind} is served already: at {earlier}");
+            return self.problem(Problem::misplaced(open.place, what));
         }
         self.places.insert(key, open.place.clone());
         if self.services.len() >= MOST_SERVICES {
             let what = format!("there are more than {MOST_SERVICES} services");
-            return self.problem(open.place, what);
+            return self.problem(Problem::wrong(open.place, what));
         }
         let entry = Entry {
             place: open.place,
@@ -362,12 +391,12 @@ fn in_order(mut problems: Vec<Problem>) -> Vec<Problem> {
 }
 
 /// Has a complaint stand where the directive does.
-fn at(place: &Place) -> impl Fn(String) -> (Place, String) {
-    move |what| (place.clone(), what)
+fn at(place: &Place) -> impl Fn(String) -> Problem {
+    move |what| Problem::wrong(place.clone(), what)
 }
 
 /// The value, if there is one, and the complaint, if there is none.
-fn split<T>(result: Result<T, (Place, String)>) -> (Option<T>, Outcome) {
+fn split<T>(result: Result<T, Problem>) -> (Option<T>, Outcome) {
     match result {
         Ok(value) => (Some(value), Ok(())),
         Err(complaint) => (None, Err(complaint)),
@@ -375,14 +404,17 @@ fn split<T>(result: Result<T, (Place, String)>) -> (Option<T>, Outcome) {
 }
 
 /// The single value of a directive.
-fn only<'a>(values: &'a [Word], name: &str, place: &Place) -> Result<&'a Word, (Place, String)> {
+fn only<'a>(values: &'a [Word], name: &str, place: &Place) -> Result<&'a Word, Problem> {
     match values {
         [word] => Ok(word),
-        [] => Err((place.clone(), format!("{name} needs a value"))),
+        [] => Err(Problem::wrong(
+            place.clone(),
+            format!("{name} needs a value"),
+        )),
         [_, extra, ..] => {
             let extra = brief(&extra.text);
             let what = format!("'{extra}' is one word too many: {name} takes a value");
-            Err((place.clone(), what))
+            Err(Problem::wrong(place.clone(), what))
         }
     }
 }

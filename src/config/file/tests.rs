@@ -204,7 +204,7 @@ fn every_problem_is_reported_with_its_place() {
         "/c:11:14: a quote is opened and not closed on its line",
         "/c:12:1: has neither server nor exec",
         "/c:15:3: server and exec exclude each other: server is at /c:14:3",
-        "/c:16:1: the same address and port are served already: at /c:13:1",
+        "/c:16:1: *:27 is served already: at /c:13:1",
         "/c:18:11: clear-env: 'maybe' is unknown",
         "/c:19:11: '2' is one word too many: timeout takes a value",
     ];
@@ -212,6 +212,25 @@ fn every_problem_is_reported_with_its_place() {
     for (reported, expected) in reported.iter().zip(expected) {
         assert!(reported.starts_with(expected), "{reported}\n{expected}");
     }
+}
+
+#[test]
+fn a_misspelt_directive_is_not_complained_about_as_a_lack() {
+    for text in [
+        "port 25\n sever x\n",
+        "port 25\n sever x\n interface 127.0.0.1\n timeout 1\n",
+        "port 25\n interface 127.0.0.1\n sever x\n",
+        "bind 127.0.0.1:25\n exce /x\n",
+    ] {
+        let reported = problems(text);
+        assert_eq!(reported.len(), 1, "{text}: {reported:?}");
+        assert!(reported[0].contains("unknown directive"), "{reported:?}");
+    }
+    // Another scope's lack is another's, and a clash is no lack.
+    let reported = problems("port 25\n sever x\nport 26\n");
+    assert_eq!(reported.len(), 2, "{reported:?}");
+    let reported = problems("port 25\n server x\nport 25\n server y\n tiemout 1\n");
+    assert_eq!(reported.len(), 2, "{reported:?}");
 }
 
 #[test]
@@ -258,6 +277,10 @@ fn what_is_too_much_is_a_problem_and_problems_are_not_without_end() {
     assert_eq!(many.len(), 100);
     assert!(many[99].ends_with("(further problems are not shown)"));
     assert!(problems("acp \"a\0b\"\n")[0].contains("NUL"));
+    // Nor is there a search for what each of a million words may have meant.
+    let started = std::time::Instant::now();
+    assert_eq!(problems(&"timeuot\n".repeat(1_000_000)).len(), 100);
+    assert!(started.elapsed() < Duration::from_secs(10));
 }
 
 /// A generator of numbers that looks random and is the same every time (xorshift64).
