@@ -1,5 +1,5 @@
 //! The command line: arguments in, what was written out. Names of ports, users and groups are looked
-//! up, nothing else is touched.
+//! up, and whether a word behind `-p` is a program; nothing else is touched.
 //!
 //! getopts(3)-style parsing is the getopts crate's; which options there are is
 //! [`crate::config::settings`]' business. Handler arguments need not be UTF-8, everything else must be.
@@ -7,8 +7,10 @@
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 
 use getopts::{Fail, HasArg, Matches, Occur, Options, ParsingStyle};
+use nix::unistd::{AccessFlags, access};
 
 use crate::config::Destination;
 use crate::config::settings::{Given, SETTINGS, Setting, Takes, Written};
@@ -47,6 +49,10 @@ pub(crate) fn parse(arguments: impl Iterator<Item = OsString>) -> Result<Command
         let Some((word, after)) = rest.split_first() else {
             break;
         };
+        let behind_pidfile = state.pidfile_flags == 1
+            && arguments[..arguments.len() - rest.len()]
+                .last()
+                .is_some_and(|option| is_bare_pidfile(option));
         if state.pidfile_wanted() {
             let name = word
                 .to_str()
@@ -56,15 +62,35 @@ pub(crate) fn parse(arguments: impl Iterator<Item = OsString>) -> Result<Command
             parsed.written.pidfile = Some(Some(path));
             state.pidfile_named = true;
         } else if parsed.destination.is_some() {
+            let hint = state
+                .server_behind_pidfile
+                .map_or_else(String::new, |file| {
+                    format!(" '{}': {}", brief(file.as_bytes()), naming_pidfile(file))
+                });
             return Err(Error::usage(format!(
-                "unexpected argument '{}' after the server",
+                "unexpected argument '{}' after the server{hint}",
                 brief(word.as_bytes())
             )));
+        } else if behind_pidfile && word.as_bytes().ends_with(b".pid") {
+            return Err(Error::usage(format!(
+                "option -p/--pidfile: '{}' would be the server: {}",
+                brief(word.as_bytes()),
+                naming_pidfile(word)
+            )));
         } else if names_program(word) {
-            parsed.destination = Some(Destination::Handler(handler(word, after)?));
+            let program = handler(word, after)?;
+            if behind_pidfile && !is_executable(Path::new(&program.path)) {
+                return Err(Error::usage(format!(
+                    "option -p/--pidfile: '{}' would be the handler, and is not a program: {}",
+                    brief(word.as_bytes()),
+                    naming_pidfile(word)
+                )));
+            }
+            parsed.destination = Some(Destination::Handler(program));
             break;
         } else {
             parsed.destination = Some(Destination::Upstreams(vec![upstream(word)?]));
+            state.server_behind_pidfile = behind_pidfile.then_some(word);
         }
         rest = after;
     }
@@ -78,7 +104,7 @@ pub(crate) fn parse(arguments: impl Iterator<Item = OsString>) -> Result<Command
 
 /// What has been seen of the command line.
 #[derive(Default)]
-struct State {
+struct State<'a> {
     /// `--` was among it.
     options_ended: bool,
     /// Which options, by name, so often.
@@ -87,13 +113,36 @@ struct State {
     pidfile_flags: usize,
     /// The file of `-p -p` has been named.
     pidfile_named: bool,
+    /// An upstream that came right behind the only `-p`, as its file would.
+    server_behind_pidfile: Option<&'a OsStr>,
 }
 
-impl State {
+impl State<'_> {
     /// Whether the next free argument is the pid file's name.
     fn pidfile_wanted(&self) -> bool {
         self.pidfile_flags > 1 && !self.pidfile_named
     }
+}
+
+/// Whether an option ends with `-p`, or is that without a file. Who writes another word behind it may
+/// mean the file.
+fn is_bare_pidfile(option: &OsStr) -> bool {
+    match option.as_bytes() {
+        b"--pidfile" => true,
+        [b'-', b'-', ..] => false,
+        [b'-', shorts @ ..] => shorts.ends_with(b"p"),
+        _ => false,
+    }
+}
+
+/// How to name the pid file.
+fn naming_pidfile(file: &OsStr) -> String {
+    let file = brief(file.as_bytes());
+    format!("to name the pid file, write -p -p {file} or --pidfile={file}")
+}
+
+fn is_executable(path: &Path) -> bool {
+    path.is_file() && access(path, AccessFlags::X_OK).is_ok()
 }
 
 /// The settings that words could name, and perhaps some more: all others cost time at every start.
@@ -410,6 +459,43 @@ mod tests {
             assert!(line.destination.is_some(), "{words:?}");
         }
         assert!(refused(&["-pp"]).contains("needs the file's name"));
+    }
+
+    #[test]
+    fn a_word_behind_p_that_was_meant_to_be_the_file_is_not_taken_for_the_server() {
+        for (file, words) in [
+            ("/run/x.pid", &["-p", "/run/x.pid", "-b", "25", "h:1"][..]),
+            ("/run/x.pid", &["-b", "25", "-p", "/run/x.pid", "h:1"]),
+            (
+                "/nonexistent/x",
+                &["-p", "/nonexistent/x", "-b", "25", "h:1"],
+            ),
+            ("/etc", &["-sp", "/etc", "h:1"]),
+            (
+                "/etc/passwd",
+                &["--pidfile", "/etc/passwd", "-b", "25", "h:1"],
+            ),
+            ("x.pid", &["-p", "x.pid", "-b", "25", "h:1"]),
+            ("x", &["-p", "x", "-b", "25", "h:1"]),
+            ("./x", &["-p", "./x"]),
+        ] {
+            let text = refused(words);
+            let right = format!("write -p -p {file} or --pidfile={file}");
+            assert!(text.ends_with(&right), "{words:?}: {text}");
+        }
+        // What can be a server is one.
+        for words in [
+            &["-p", "/bin/cat", "-b", "25"][..],
+            &["-p", "/bin/sh -c 'exit 0'"],
+            &["-p", "-t", "5", "/nonexistent/handler"],
+            &["-p", "--", "/nonexistent/handler"],
+            &["-p", "host", "-b", "25"],
+            &["-wp", "/nonexistent/handler"],
+            &["/nonexistent/x.pid"],
+        ] {
+            assert!(parsed(words).destination.is_some(), "{words:?}");
+        }
+        assert!(refused(&["h:1", "-p", "h:2"]).ends_with("'h:2' after the server"));
     }
 
     #[test]
