@@ -3,7 +3,6 @@
 //! Run with `cargo fuzz run -s none config` (cargo-fuzz).
 #![no_main]
 
-use std::io;
 use std::path::{Path, PathBuf};
 
 use libfuzzer_sys::fuzz_target;
@@ -13,8 +12,8 @@ use tcpproxy::file::{self, Files};
 struct OneFile<'a>(&'a [u8]);
 
 impl Files for OneFile<'_> {
-    fn read(&self, _: &Path) -> io::Result<Vec<u8>> {
-        Ok(self.0.to_vec())
+    fn read(&self, _: &Path, most: usize) -> Result<Vec<u8>, String> {
+        Ok(self.0[..self.0.len().min(most)].to_vec())
     }
 
     fn matching(&self, pattern: &str) -> Result<Vec<PathBuf>, String> {

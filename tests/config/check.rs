@@ -211,7 +211,10 @@ fn a_file_that_cannot_be_read_is_said_with_its_name() {
     fs::create_dir(conf.scratch().join("dir")).unwrap();
     for (file, why) in [
         ("none", "No such file or directory"),
-        ("dir", "Is a directory"),
+        (
+            "dir",
+            "it is a directory: a configuration is a regular file, which can be read again",
+        ),
         ("conf/x", "Not a directory"),
     ] {
         for more in [&[][..], &["--check"], &["-z"], &["-b", "0", "h:1"]] {

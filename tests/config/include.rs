@@ -3,9 +3,11 @@
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::symlink;
+use std::os::unix::net::UnixListener;
+use std::process::Command;
 
-use crate::harness::Said;
 use crate::harness::config_file::Conf;
+use crate::harness::{Said, TCPPROXY, needs_root};
 
 /// A configuration that is right: one service, on this port.
 fn service(port: u16) -> String {
@@ -202,4 +204,43 @@ fn problems_in_included_files_are_all_reported_with_their_own_places() {
     for (line, start) in lines.iter().zip(starts) {
         assert!(line.starts_with(start), "{line}");
     }
+}
+
+#[test]
+fn what_is_no_regular_file_is_refused_at_once_and_named() {
+    needs_root();
+    let conf = Conf::new("include fifo\n").with("directory/x", "");
+    let fifo = conf.scratch().join("fifo");
+    nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::from_bits_truncate(0o600)).unwrap();
+    let _socket = UnixListener::bind(conf.scratch().join("socket")).unwrap();
+    let as_file = |name: &str, what: &str| {
+        for arguments in [&["--check"][..], &[], &["-zz"]] {
+            let said = Said::by(&mut conf.command(&[&["-f", name], arguments].concat()));
+            let expected = format!(
+                "tcpproxy: {name}:1:1: cannot be read: it is {what}: a configuration is a regular \
+                 file, which can be read again"
+            );
+            assert_eq!(said.refused(78), [expected], "{arguments:?}");
+        }
+    };
+    as_file("fifo", "a pipe");
+    as_file("directory", "a directory");
+    as_file("socket", "a socket");
+    as_file("/dev/zero", "a device");
+    as_file("/proc/kmsg", "one that the kernel makes up (proc(5))");
+    let said = conf.says(&["--check"]);
+    let included = "tcpproxy: conf:1:9: fifo cannot be read: it is a pipe: ";
+    assert!(said.refused(78)[0].starts_with(included), "{said:?}");
+    // As bash writes it; and a regular file that is standard input.
+    let by_bash = |words: &str| {
+        let script = format!("{TCPPROXY} --check {words}");
+        Said::by(
+            Command::new("bash")
+                .args(["-c", &script])
+                .current_dir(conf.scratch().path()),
+        )
+    };
+    let said = by_bash("-f <(echo port 25)");
+    assert!(said.refused(78)[0].contains("it is a pipe: "), "{said:?}");
+    assert_eq!(by_bash("-f /dev/stdin < directory/x").ok(), "ok\n");
 }

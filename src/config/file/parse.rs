@@ -5,10 +5,9 @@ use std::rc::Rc;
 
 use super::scopes::{Outcome, Scopes};
 use super::words::{self, Word};
-use super::{Files, LONGEST_FILE, Problem};
+use super::{Files, LONGEST, Problem};
 use crate::config::Config;
 use crate::config::settings::{SETTINGS, Scope};
-use crate::terms::error::describe;
 use crate::terms::escape::{brief, escape};
 use crate::terms::place::Place;
 use crate::terms::value;
@@ -29,6 +28,7 @@ pub fn parse(path: &Path, files: &dyn Files) -> Result<Config, Vec<Problem>> {
         files,
         including: Vec::new(),
         files_read: 0,
+        bytes_read: 0,
         scopes: Scopes::default(),
     };
     parser.read_first(path);
@@ -40,23 +40,22 @@ struct Parser<'a> {
     /// The files that are being read, the innermost last.
     including: Vec<PathBuf>,
     files_read: usize,
+    bytes_read: usize,
     scopes: Scopes,
 }
 
 impl Parser<'_> {
     fn read_first(&mut self, path: &Path) {
-        match self.files.read(path) {
+        match self.files.read(path, LONGEST + 1) {
             Ok(bytes) => self.read(path, &bytes),
-            Err(error) => {
+            Err(why) => {
                 let place = Place::File {
                     path: Rc::from(path),
                     line: 1,
                     column: 1,
                 };
-                self.scopes.problem(Problem::wrong(
-                    place,
-                    format!("cannot be read: {}", plain(&error)),
-                ));
+                let what = format!("cannot be read: {why}");
+                self.scopes.problem(Problem::wrong(place, what));
             }
         }
     }
@@ -64,6 +63,7 @@ impl Parser<'_> {
     fn read(&mut self, path: &Path, bytes: &[u8]) {
         self.including.push(path.to_owned());
         self.files_read += 1;
+        self.bytes_read += bytes.len();
         let path: Rc<Path> = Rc::from(path);
         let place = |line, column| Place::File {
             path: Rc::clone(&path),
@@ -72,11 +72,9 @@ impl Parser<'_> {
         };
         // Some editors put it there; it means nothing in UTF-8.
         let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
-        if bytes.len() as u64 > LONGEST_FILE {
-            self.scopes.problem(Problem::wrong(
-                place(1, 1),
-                format!("is longer than {LONGEST_FILE} bytes"),
-            ));
+        if self.bytes_read > LONGEST {
+            let what = format!("there are more than {LONGEST} bytes, all files together");
+            self.scopes.problem(Problem::wrong(place(1, 1), what));
         } else {
             for (bytes, line) in bytes.split(|&byte| byte == b'\n').zip(1..) {
                 if self.scopes.has_enough_problems() {
@@ -185,9 +183,11 @@ impl Parser<'_> {
                     "{shown} would be one of more than {MOST_FILES} files"
                 ));
             }
-            match self.files.read(&path) {
+            // One byte more than there may be, so that it can be told.
+            let most = LONGEST.saturating_sub(self.bytes_read) + 1;
+            match self.files.read(&path, most) {
                 Ok(bytes) => self.read(&path, &bytes),
-                Err(error) => return Err(format!("{shown} cannot be read: {}", plain(&error))),
+                Err(why) => return Err(format!("{shown} cannot be read: {why}")),
             }
         }
         Ok(())
@@ -204,12 +204,4 @@ fn unknown(name: &str) -> String {
         |meant| format!(" (did you mean '{meant}'?)"),
     );
     format!("unknown directive '{}'{meant}", brief(name))
-}
-
-/// A system's error without std's "(os error 2)".
-fn plain(error: &std::io::Error) -> String {
-    match error.raw_os_error() {
-        Some(number) => describe(nix::errno::Errno::from_raw(number)),
-        None => error.to_string(),
-    }
 }

@@ -22,11 +22,9 @@ impl Memory {
 }
 
 impl Files for Memory {
-    fn read(&self, path: &Path) -> io::Result<Vec<u8>> {
-        self.0
-            .get(path)
-            .cloned()
-            .ok_or(io::ErrorKind::NotFound.into())
+    fn read(&self, path: &Path, most: usize) -> Result<Vec<u8>, String> {
+        let bytes = self.0.get(path).ok_or("there is none")?;
+        Ok(bytes[..bytes.len().min(most)].to_vec())
     }
 
     fn matching(&self, pattern: &str) -> Result<Vec<PathBuf>, String> {
@@ -273,6 +271,16 @@ fn includes_that_fail_or_never_end_are_problems() {
 #[test]
 fn what_is_too_much_is_a_problem_and_problems_are_not_without_end() {
     assert!(problems(&"x".repeat(70_000))[0].contains("longer than"));
+    let long = "#".repeat(40_000) + "\n";
+    let quarter = long.repeat(LONGEST / 4 / long.len());
+    let of_all = |text: &str| problems_of(&[("/c", text), ("/d", &quarter)]);
+    assert_eq!(
+        of_all("include d d d d\ninclude d\ntimeout x\n"),
+        [
+            format!("/d:1:1: there are more than {LONGEST} bytes, all files together"),
+            "/c:3:9: timeout: 'x' is not a time: write seconds, or a number with ms, s, m or h, as in 60, 500ms or 2m".to_owned(),
+        ]
+    );
     let many = problems(&"x\n".repeat(5_000));
     assert_eq!(many.len(), 100);
     assert!(many[99].ends_with("(further problems are not shown)"));
