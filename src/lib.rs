@@ -110,6 +110,7 @@ fn run(line: &CommandLine, streams: Streams, log: &mut Log) -> Result<Status, Er
     // Before listening, and where listeners were handed over; one connection needs fewer names.
     let prepare = || {
         server::watch_signals()?;
+        setup.services.prepare();
         setup.services.check_addresses()
     };
     match source::find(plan.listening, &plan.binds, prepare, streams, log)? {

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 
 use crate::config::service::{Action, Service, Services};
 use crate::config::settings::Explained;
-use crate::gate::Verdict;
+use crate::gate::{Rule, Verdict};
 use crate::sys::user::{self, Ids};
 use crate::terms::endpoint::Endpoint;
 use crate::terms::error::Error;
@@ -56,10 +56,14 @@ pub(crate) fn explain(asked: &Explained, services: &Services) -> Result<Explanat
 
 fn explain_one(asked: &Explained, service: &Service, text: &mut String) -> bool {
     let client = asked.client();
-    let verdict = service.gate.rules.judge(&client);
-    let (admitted, rule) = match verdict {
-        Verdict::Pass(rule) => (true, rule),
-        Verdict::Refuse(rule) => (false, rule),
+    let (admitted, rule) = match service.gate.judge(&client) {
+        Verdict::Pass([None, None]) => (true, "none applies".to_owned()),
+        Verdict::Pass(allows) => {
+            let name = |rule: &Rule| format!("{rule} ({})", rule.place());
+            let names: Vec<String> = allows.into_iter().flatten().map(name).collect();
+            (true, names.join(", "))
+        }
+        Verdict::Refuse(denial) => (false, denial.to_string()),
     };
     let mut line = |key: &str, value: &str| {
         // Writing to a String cannot fail.
@@ -67,21 +71,8 @@ fn explain_one(asked: &Explained, service: &Service, text: &mut String) -> bool 
     };
     line("client", &client.host());
     line("service", &service.label);
-    line(
-        "rules",
-        match admitted {
-            true => "admitted",
-            false => "refused",
-        },
-    );
-    line(
-        "rule",
-        &match (admitted, rule) {
-            (_, Some(rule)) => format!("{rule} ({})", rule.place()),
-            (true, None) => "none applies".to_owned(),
-            (false, None) => "no allow rule matches".to_owned(),
-        },
-    );
+    line("rules", if admitted { "admitted" } else { "refused" });
+    line("rule", &rule);
     line(
         "program",
         &match &service.gate.program {
@@ -91,9 +82,10 @@ fn explain_one(asked: &Explained, service: &Service, text: &mut String) -> bool 
     );
     line(
         "user",
-        &match user::has_root() {
-            true => service.ids.to_string(),
-            false => format!("{} (started as root: {})", Ids::current(), service.ids),
+        &if user::has_root() {
+            service.ids.to_string()
+        } else {
+            format!("{} (started as root: {})", Ids::current(), service.ids)
         },
     );
     let server = brief(

@@ -13,7 +13,7 @@ use nix::unistd::{Gid, Uid};
 
 use crate::config::settings::{Written, default};
 use crate::config::{Destination, Entry};
-use crate::gate::{AccessProgram, Gate, Limits, Rules};
+use crate::gate::{AccessProgram, Gate, Limits};
 use crate::relay;
 use crate::source::{Bind, Interface};
 use crate::sys::program::{Environment, Program};
@@ -111,7 +111,8 @@ impl Service {
                 rate: written.rate,
             },
             gate: Gate {
-                rules: Rules::from(written.rules),
+                rules: written.rules,
+                allow_levels: written.allow_levels.unwrap_or_default(),
                 program,
             },
             action,
@@ -209,7 +210,7 @@ impl Services {
                 destination,
             } = entry;
             let bind = Bind { interface, port };
-            let service = Service::new(Some(&bind), written.within(defaults), destination)?;
+            let service = Service::new(Some(&bind), written.in_service(defaults), destination)?;
             Ok(Placed {
                 place,
                 bind,
@@ -267,6 +268,11 @@ impl Services {
             }
         }
         Ok(())
+    }
+
+    /// Gets ready for many clients.
+    pub(crate) fn prepare(&self) {
+        self.all().for_each(|service| service.gate.rules.prepare());
     }
 
     /// Every service on this port.

@@ -17,12 +17,13 @@ use std::time::Instant;
 use crate::log::Journal;
 use crate::source::Client;
 use crate::sys::program::Program;
+use crate::terms::endpoint::Endpoint;
 
 pub(crate) use counts::Counts;
 pub(crate) use ledger::{Ledger, Refusal, Seat};
 pub(crate) use limits::{Limits, Rate};
 pub(crate) use program::AccessProgram;
-pub(crate) use rules::{Rule, Rules, Verdict};
+pub(crate) use rules::{AllowLevels, Denial, Rule, Rules, Verdict};
 pub(crate) use state_dir::StateDir;
 
 /// What a client has to pass.
@@ -30,6 +31,8 @@ pub(crate) use state_dir::StateDir;
 pub(crate) struct Gate {
     /// The access rules.
     pub(crate) rules: Rules,
+    /// Where one of them has to allow a client.
+    pub(crate) allow_levels: AllowLevels,
     /// The access control program, if there is one.
     pub(crate) program: Option<AccessProgram>,
 }
@@ -67,21 +70,18 @@ impl Passed {
 
 /// What a client was refused by: a rule, or that none lets it pass.
 #[derive(Debug)]
-pub(crate) struct RefusedBy<'a>(Option<&'a Rule>);
+pub(crate) struct RefusedBy<'a>(Denial<'a>);
 
 impl RefusedBy<'_> {
     /// Whether it was that no allow rule matched, and not a deny rule.
     pub(crate) fn no_rule_allows(&self) -> bool {
-        self.0.is_none()
+        !matches!(self.0, Denial::By(_))
     }
 }
 
 impl fmt::Display for RefusedBy<'_> {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        match self.0 {
-            Some(rule) => write!(f, "denied by rule: {rule} ({})", rule.place()),
-            None => f.write_str("denied by rule: no allow rule matches"),
-        }
+        write!(f, "denied by rule: {}", self.0)
     }
 }
 
@@ -97,11 +97,16 @@ pub(crate) enum Denied {
 }
 
 impl Gate {
+    /// What the rules say of a client.
+    pub(crate) fn judge(&self, client: &Endpoint) -> Verdict<'_> {
+        self.rules.judge(client, self.allow_levels)
+    }
+
     /// Asks the rules about a client. One that is refused is closed.
     pub(crate) fn check_rules(&self, client: Client) -> Result<Passed, RefusedBy<'_>> {
-        match self.rules.judge(&client.address) {
+        match self.judge(&client.address) {
             Verdict::Pass(_) => Ok(Passed { client }),
-            Verdict::Refuse(rule) => Err(RefusedBy(rule)),
+            Verdict::Refuse(denial) => Err(RefusedBy(denial)),
         }
     }
 

@@ -104,6 +104,51 @@ fn the_rule_that_decides_is_named_with_where_it_stands() {
 }
 
 #[test]
+fn with_allow_levels_each_both_rules_are_named_or_the_level_that_lacks_one() {
+    for (levels, client, admitted, rule) in [
+        ("any", "192.0.2.1", true, "allow 192.0.2.0/24 (conf:1:1)"),
+        ("any", "198.51.100.1", false, "no allow rule matches"),
+        (
+            "each",
+            "192.0.2.7",
+            true,
+            "allow 192.0.2.0/24 (conf:1:1), allow 192.0.2.7 (conf:4:1)",
+        ),
+        (
+            "each",
+            "192.0.2.1",
+            false,
+            "no allow rule of the service matches",
+        ),
+        (
+            "each",
+            "198.51.100.1",
+            false,
+            "no allow rule of the defaults matches",
+        ),
+    ] {
+        let directive = format!("allow-levels {levels}");
+        // As an option, as a default, and in the service.
+        for (default, own, options) in [
+            ("", "", vec!["--allow-levels", levels]),
+            (directive.as_str(), "", vec![]),
+            ("", directive.as_str(), vec!["--allow-levels", "any"]),
+        ] {
+            let conf = Conf::new(format!(
+                "allow 192.0.2.0/24\n{default}\nport 25\nallow 192.0.2.7\nserver a\n{own}\n"
+            ));
+            let (status, text) = explained(&conf, &options, client);
+            assert_eq!(value(&text, "rule"), rule, "{levels} {client} {options:?}");
+            assert_eq!(status, i32::from(!admitted), "{levels} {client}");
+        }
+    }
+    let wrong = Conf::new("allow-levels both\n");
+    let said = wrong.says(&["--check"]);
+    let line = "tcpproxy: conf:1:14: allow-levels: 'both' is unknown: write any, each";
+    assert_eq!(said.refused(78), [line]);
+}
+
+#[test]
 fn an_address_is_compared_as_a_client_of_it_would_be() {
     let conf = Conf::new("deny 192.0.2.7\nport 25\nserver a\n");
     for client in [

@@ -172,6 +172,10 @@ const BAD: &[(&str, &[(&str, &str)])] = &[
     ("connect-retry", NOT_TIMES),
     ("lifetime", NOT_TIMES),
     ("allow", NOT_RULES),
+    (
+        "allow-levels",
+        &[("", "write any, each"), ("eahc", "did you mean 'each'?")],
+    ),
     ("deny", NOT_RULES),
     ("connect-timeout", NOT_TIMES_ABOVE_0),
     ("acp-timeout", NOT_TIMES_ABOVE_0),

@@ -31,7 +31,7 @@ impl Numbers {
     }
 }
 
-const OF_SERVICES: [&str; 24] = [
+const OF_SERVICES: [&str; 25] = [
     "timeout 1500ms",
     "timeout 0",
     "half-close-timeout 3",
@@ -50,6 +50,7 @@ const OF_SERVICES: [&str; 24] = [
     "allow 2001:db8::/32",
     "deny 2001:db8::7",
     "deny 10.*",
+    "allow-levels each",
     "connect-timeout 1",
     "connect-retry 30",
     "max-per-source 3",
@@ -152,6 +153,7 @@ fn every_default_is_printed_in_full() {
          \x20   clear-env no\n\
          \x20   # allow is not set\n\
          \x20   # deny is not set\n\
+         \x20   allow-levels any\n\
          \x20   connect-timeout 10\n\
          \x20   connect-retry 0\n\
          \x20   half-close-timeout 60\n\
@@ -162,6 +164,40 @@ fn every_default_is_printed_in_full() {
          \x20   # source is not set\n\
          \x20   buffer-size 1048576\n"
     );
+}
+
+#[test]
+fn the_rules_of_the_defaults_are_printed_once_and_stay_theirs() {
+    let conf = Conf::new(
+        "allow-levels each\nallow 10.0.0.0/8\ndeny 10.6.6.6\n\
+         port 25\nserver a\nallow 10.1.0.0/16\n\
+         port 26\nserver a\n",
+    );
+    let text = conf.says(&["-zz", "--deny", "10.7.7.7"]).ok();
+    let (defaults, services) = text.split_once("\nbind ").unwrap();
+    assert!(
+        defaults.contains("allow 10.0.0.0/8\ndeny 10.6.6.6\ndeny 10.7.7.7\n"),
+        "{text}"
+    );
+    let (first, second) = services.split_once("\nbind ").unwrap();
+    assert!(first.contains("    allow 10.1.0.0/16\n"), "{text}");
+    for service in [first, second] {
+        assert!(service.contains("    allow-levels each\n"), "{text}");
+        assert!(
+            !service.contains("deny") && !service.contains("10.0.0.0"),
+            "{text}"
+        );
+    }
+    assert!(!second.contains("allow "), "{text}");
+    let again = Conf::new(&text);
+    for (client, admitted) in [("10.1.0.1", true), ("10.2.0.1", false), ("10.6.6.6", false)] {
+        let asked = format!("{client},25");
+        assert_eq!(
+            explained(&again, &asked).0,
+            i32::from(!admitted),
+            "{client}"
+        );
+    }
 }
 
 #[test]

@@ -7,12 +7,17 @@ use crate::config::{Config, Destination, Entry};
 use crate::terms::value::{quote, quote_command};
 
 /// Prints a configuration with every setting's effective value, defaults included. Services stand
-/// on their own: what they inherit is written out in each.
+/// on their own: what they inherit is written out in each. But for the rules: those of the defaults
+/// may be of another level than those of a service, and there may be thousands of both.
 pub fn print(config: &Config) -> String {
+    let has_rules = config.defaults.rules.own().next().is_some();
+    let is_of_rules = |setting: &Setting| matches!(setting.name, "allow" | "deny");
     let mut text = String::new();
     settings(&mut text, &config.defaults, "", |setting| {
         // The server itself logs too.
-        setting.scope == Scope::Server || setting.name == "log-name"
+        setting.scope == Scope::Server
+            || setting.name == "log-name"
+            || has_rules && is_of_rules(setting)
     });
     for entry in &config.services {
         let Entry {
@@ -35,9 +40,11 @@ pub fn print(config: &Config) -> String {
                 let _ = writeln!(text, "    exec {}", quote_command(&program.words()));
             }
         }
-        let effective = written.clone().within(&config.defaults);
+        let effective = written.clone().in_service(&config.defaults);
         settings(&mut text, &effective, "    ", |setting| {
+            let none_but_above = has_rules && is_of_rules(setting);
             setting.scope == Scope::Service
+                && !(none_but_above && (setting.show)(&effective).is_empty())
         });
     }
     text

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::*;
+use crate::config::settings::Written;
 use crate::config::{Config, Destination, Entry};
 
 /// Files in memory.
@@ -78,13 +79,13 @@ fn interfaces_inherit_from_their_port_and_ports_from_the_defaults() {
     let seconds = |number| Some(Some(Duration::from_secs(number)));
     assert_eq!(timeouts, [seconds(6), seconds(6), seconds(7)]);
     assert_eq!(config.defaults.timeout, seconds(5));
-    let rules = config.services[1]
-        .written
-        .clone()
-        .within(&config.defaults)
-        .rules;
-    let rules: Vec<_> = rules.iter().map(|rule| rule.pattern().to_owned()).collect();
-    assert_eq!(rules, ["10.0.0.1", "10.0.0.2", "10.0.0.3"]);
+    let rules = |written: &Written| -> Vec<String> {
+        let rules = written.rules.own();
+        rules.map(|rule| rule.pattern().to_owned()).collect()
+    };
+    assert_eq!(rules(&config.defaults), ["10.0.0.1"]);
+    let within = config.services[1].written.clone();
+    assert_eq!(rules(&within), ["10.0.0.2", "10.0.0.3"]);
     assert!(matches!(
         config.services[0].destination,
         Destination::Upstreams(_)
@@ -363,6 +364,7 @@ fn what_is_printed_means_what_was_parsed() {
         "allow ANY",
         "deny 2001:db8::/32",
         "deny 10.*",
+        "allow-levels each",
         "connect-timeout 1",
         "connect-retry 30",
         "max-per-source 3",
@@ -416,14 +418,20 @@ fn what_is_printed_means_what_was_parsed() {
         let meanings = |config: &Config| -> Vec<_> {
             let services = config.services.iter();
             let meaning = |entry: &Entry| {
-                let written = entry.written.clone().within(&config.defaults);
-                let rules: Vec<_> = written.rules.iter().map(ToString::to_string).collect();
+                let written = entry.written.clone().in_service(&config.defaults);
                 let place = (entry.interface.clone(), entry.port);
+                let rules = |allow: bool| -> Vec<String> {
+                    let all = config.defaults.rules.own().chain(entry.written.rules.own());
+                    let of_kind = all.filter(|rule| rule.is_allow() == allow);
+                    of_kind.map(ToString::to_string).collect()
+                };
                 (
                     place,
                     format!("{:?}", entry.destination),
                     written.acp,
-                    rules.len(),
+                    written.allow_levels.unwrap_or_default(),
+                    rules(true),
+                    rules(false),
                 )
             };
             services.map(meaning).collect()

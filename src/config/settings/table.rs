@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::{Explained, Scope, Setting, Shown, Takes, Written, default};
 use crate::config::settings::Overflow;
-use crate::gate::{Rate, Rule};
+use crate::gate::{AllowLevels, Rate, Rule};
 use crate::log;
 use crate::source::Bind;
 use crate::sys::names::accounts;
@@ -260,6 +260,18 @@ pub const SETTINGS: &[Setting] = &[
             Ok(())
         },
         show: |written| rules(written, |rule| !rule.is_allow()),
+        ..SETTING
+    },
+    Setting {
+        name: "allow-levels",
+        takes: Takes::Value("any|each"),
+        help: "where one must match: in the defaults or the service, or in each\n\
+               of them that has allow rules (default any)",
+        write: |written, given| {
+            written.allow_levels = Some(value::one_of(given.text, AllowLevels::WORDS)?);
+            Ok(())
+        },
+        show: |written| word(AllowLevels::WORDS, written.allow_levels.unwrap_or_default()),
         ..SETTING
     },
     Setting {
@@ -544,6 +556,6 @@ fn word<T: PartialEq>(words: &[(&str, T)], value: T) -> Vec<String> {
 }
 
 fn rules(written: &Written, wanted: impl Fn(&Rule) -> bool) -> Vec<String> {
-    let rules = written.rules.iter().filter(|rule| wanted(rule));
+    let rules = written.rules.own().filter(|rule| wanted(rule));
     rules.map(|rule| rule.pattern().to_owned()).collect()
 }

@@ -9,7 +9,7 @@ use nix::unistd::{Gid, Uid};
 
 use super::{Explained, Shown};
 use crate::config::settings::Overflow;
-use crate::gate::{Rate, Rule};
+use crate::gate::{AllowLevels, Rate, Rules};
 use crate::log;
 use crate::source::Bind;
 
@@ -24,7 +24,7 @@ macro_rules! written {
             /// `--bind`, in the order given.
             pub(crate) binds: Vec<Bind>,
             /// `--allow` and `--deny`.
-            pub(crate) rules: Vec<Rule>,
+            pub(crate) rules: Rules,
             /// `--log`, in the order given.
             pub(crate) log_targets: Vec<log::Target>,
         }
@@ -36,15 +36,27 @@ macro_rules! written {
                 Written {
                     $($name: self.$name.or_else(|| outer.$name.clone()),)+
                     binds: self.binds,
-                    rules: outer.rules.iter().cloned().chain(self.rules).collect(),
-                    log_targets: match self.log_targets.is_empty() {
-                        true => outer.log_targets.clone(),
-                        false => self.log_targets,
+                    rules: self.rules.within(&outer.rules),
+                    log_targets: if self.log_targets.is_empty() {
+                        outer.log_targets.clone()
+                    } else {
+                        self.log_targets
                     },
                 }
             }
         }
     };
+}
+
+impl Written {
+    /// What holds for a service in which this was written, where these are the defaults.
+    pub(crate) fn in_service(self, defaults: &Written) -> Written {
+        let rules = self.rules.clone().of_service(&defaults.rules);
+        Written {
+            rules,
+            ..self.within(defaults)
+        }
+    }
 }
 
 written! {
@@ -62,6 +74,8 @@ written! {
     standalone: bool,
     /// `--pidfile`; the inner `None` is "none".
     pidfile: Option<PathBuf>,
+    /// `--allow-levels`.
+    allow_levels: AllowLevels,
     /// `--acp`: the access control program and its arguments.
     acp: Vec<String>,
     /// `--acp-timeout`.

@@ -1,41 +1,14 @@
-//! Access rules: which client addresses may pass. Pure; no name is ever looked up for them.
+//! Which addresses a rule is about.
 
-use std::fmt;
+use std::cell::OnceCell;
 use std::net::IpAddr;
 
 use crate::terms::endpoint::Endpoint;
 use crate::terms::escape::brief;
-use crate::terms::place::Place;
 use crate::terms::value::Complaint;
 
-/// The rules of a service. A deny that matches refuses; where there are allows, one must match.
-#[derive(Debug, Default)]
-pub(crate) struct Rules(Vec<Rule>);
-
-/// One rule.
-#[derive(Debug, Clone)]
-pub(crate) struct Rule {
-    effect: Effect,
-    pattern: Pattern,
-    written: String,
-    place: Place,
-}
-
-impl PartialEq for Rule {
-    /// Wherever they stand, and however they are spelt, rules are equal if they decide equally.
-    fn eq(&self, other: &Rule) -> bool {
-        (self.effect, &self.pattern) == (other.effect, &other.pattern)
-    }
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Effect {
-    Allow,
-    Deny,
-}
-
 #[derive(Debug, Clone, PartialEq, Eq)]
-enum Pattern {
+pub(super) enum Pattern {
     Any,
     Network {
         address: IpAddr,
@@ -45,85 +18,28 @@ enum Pattern {
     Text(Vec<u8>),
 }
 
-impl From<Vec<Rule>> for Rules {
-    fn from(rules: Vec<Rule>) -> Rules {
-        Rules(rules)
-    }
+/// A client whose address is compared with many patterns.
+pub(super) struct Asked {
+    /// Its address; `None` for one that has none.
+    pub(super) address: Option<IpAddr>,
+    /// That as text, once it was needed.
+    text: OnceCell<String>,
 }
 
-/// What rules say of a client, and which of them says it.
-#[derive(Debug, PartialEq)]
-pub(crate) enum Verdict<'a> {
-    /// It may pass: by an allow rule, or as there is none and no deny rule matches.
-    Pass(Option<&'a Rule>),
-    /// It may not: by a deny rule, or as no allow rule matches.
-    Refuse(Option<&'a Rule>),
-}
-
-impl Rules {
-    /// Judges a client.
-    pub(crate) fn judge(&self, client: &Endpoint) -> Verdict<'_> {
-        let of = |effect| self.0.iter().filter(move |rule| rule.effect == effect);
-        let matching = |effect| of(effect).find(|rule| rule.pattern.matches(client));
-        if let Some(deny) = matching(Effect::Deny) {
-            return Verdict::Refuse(Some(deny));
+impl Asked {
+    pub(super) fn about(client: &Endpoint) -> Asked {
+        Asked {
+            address: match client {
+                Endpoint::Inet(client) => Some(client.ip()),
+                Endpoint::Unix => None,
+            },
+            text: OnceCell::new(),
         }
-        match matching(Effect::Allow) {
-            Some(allow) => Verdict::Pass(Some(allow)),
-            None if of(Effect::Allow).next().is_none() => Verdict::Pass(None),
-            None => Verdict::Refuse(None),
-        }
-    }
-}
-
-impl Rule {
-    /// A rule that lets clients pass.
-    pub(crate) fn allow(pattern: &str, place: Place) -> Result<Rule, Complaint> {
-        Rule::new(Effect::Allow, pattern, place)
-    }
-
-    /// A rule that refuses clients.
-    pub(crate) fn deny(pattern: &str, place: Place) -> Result<Rule, Complaint> {
-        Rule::new(Effect::Deny, pattern, place)
-    }
-
-    fn new(effect: Effect, pattern: &str, place: Place) -> Result<Rule, Complaint> {
-        Ok(Rule {
-            effect,
-            pattern: Pattern::parse(pattern)?,
-            written: pattern.to_owned(),
-            place,
-        })
-    }
-
-    /// Whether it lets clients pass, rather than refusing them.
-    pub(crate) fn is_allow(&self) -> bool {
-        self.effect == Effect::Allow
-    }
-
-    /// The clients it is about, as it was written.
-    pub(crate) fn pattern(&self) -> &str {
-        &self.written
-    }
-
-    /// Where it was written.
-    pub(crate) fn place(&self) -> &Place {
-        &self.place
-    }
-}
-
-impl fmt::Display for Rule {
-    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        let effect = match self.effect {
-            Effect::Allow => "allow",
-            Effect::Deny => "deny",
-        };
-        write!(f, "{effect} {}", self.written)
     }
 }
 
 impl Pattern {
-    fn parse(text: &str) -> Result<Pattern, Complaint> {
+    pub(super) fn parse(text: &str) -> Result<Pattern, Complaint> {
         let bad = || {
             format!(
                 "'{}' is not a rule: write ANY, an address, address/prefix, address/mask, \
@@ -167,15 +83,16 @@ impl Pattern {
         }
     }
 
-    fn matches(&self, client: &Endpoint) -> bool {
-        match (self, client) {
+    pub(super) fn matches(&self, client: &Asked) -> bool {
+        match (self, client.address) {
             (Pattern::Any, _) => true,
-            (_, Endpoint::Unix) => false,
-            (Pattern::Network { address, prefix }, Endpoint::Inet(client)) => {
-                in_network(client.ip(), *address, *prefix)
+            (_, None) => false,
+            (Pattern::Network { address, prefix }, Some(client)) => {
+                in_network(client, *address, *prefix)
             }
-            (Pattern::Text(pattern), Endpoint::Inet(client)) => {
-                matches_text(pattern, client.ip().to_string().as_bytes())
+            (Pattern::Text(pattern), Some(address)) => {
+                let text = client.text.get_or_init(|| address.to_string());
+                matches_text(pattern, text.as_bytes())
             }
         }
     }
@@ -251,7 +168,9 @@ mod tests {
     }
 
     fn matches(pattern: &str, address: &str) -> bool {
-        Pattern::parse(pattern).unwrap().matches(&client(address))
+        Pattern::parse(pattern)
+            .unwrap()
+            .matches(&Asked::about(&client(address)))
     }
 
     #[test]
@@ -315,43 +234,6 @@ mod tests {
             "/24",
         ] {
             assert!(Pattern::parse(text).is_err(), "{text}");
-        }
-    }
-
-    fn rules(texts: &[&str]) -> Rules {
-        let parse = |text: &&str| match text.split_once(' ') {
-            Some(("allow", pattern)) => Rule::allow(pattern, Place::CommandLine),
-            Some(("deny", pattern)) => Rule::deny(pattern, Place::CommandLine),
-            _ => panic!("{text}"),
-        };
-        Rules(texts.iter().map(|text| parse(text).unwrap()).collect())
-    }
-
-    #[test]
-    fn a_deny_refuses_and_where_there_are_allows_one_must_match() {
-        let both = rules(&["allow 192.0.2.0/24", "deny 192.0.2.66"]);
-        let [allow, deny] = &both.0[..] else { panic!() };
-        assert_eq!(both.judge(&client("192.0.2.1")), Verdict::Pass(Some(allow)));
-        assert_eq!(
-            both.judge(&client("192.0.2.66")),
-            Verdict::Refuse(Some(deny))
-        );
-        assert_eq!(both.judge(&client("192.0.3.1")), Verdict::Refuse(None));
-        assert_eq!(rules(&[]).judge(&client("192.0.3.1")), Verdict::Pass(None));
-        let denies = rules(&["deny 192.0.2.66"]);
-        assert_eq!(denies.judge(&client("192.0.3.1")), Verdict::Pass(None));
-    }
-
-    #[test]
-    fn of_address_rules_only_any_matches_a_unix_client() {
-        for (rule, passes) in [
-            ("allow ANY", true),
-            ("allow *", false),
-            ("allow 0.0.0.0/0", false),
-        ] {
-            let rules = rules(&[rule]);
-            let verdict = rules.judge(&Endpoint::Unix);
-            assert_eq!(matches!(verdict, Verdict::Pass(_)), passes, "{rule}");
         }
     }
 }
