@@ -1,5 +1,6 @@
 //! Listening sockets: bound to the places that are wanted, and accepted from.
 
+use std::collections::{BTreeMap, HashSet};
 use std::mem;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
@@ -28,7 +29,7 @@ pub(crate) struct Listener {
 }
 
 /// A socket to bind.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct Planned {
     address: SocketAddr,
     /// Whether an IPv6 socket leaves IPv4 alone.
@@ -40,22 +41,28 @@ pub(super) struct Planned {
 /// Which sockets serve these addresses and ports: one wildcard where a port is for any
 /// interface, each address once otherwise.
 fn plan(wanted: &[(Interface, SocketAddr)]) -> Vec<Planned> {
-    let mut planned: Vec<Planned> = Vec::new();
+    let mut ports_for_any = HashSet::new();
+    let mut ports_with_v4 = HashSet::new();
+    for (interface, address) in wanted.iter().filter(|(_, address)| address.port() != 0) {
+        if *interface == Interface::Any {
+            ports_for_any.insert(address.port());
+        }
+        if address.is_ipv4() {
+            ports_with_v4.insert(address.port());
+        }
+    }
+    let mut seen = HashSet::new();
+    let mut planned = Vec::new();
     for &(ref interface, address) in wanted {
         let port = address.port();
-        let same_port = || {
-            let others = wanted.iter();
-            others.filter(move |(_, other)| other.port() == port && port != 0)
-        };
         let is_any = *interface == Interface::Any;
-        let covered = !is_any && same_port().any(|(other, _)| *other == Interface::Any);
-        let repeated = port != 0 && planned.iter().any(|other| other.address == address);
-        if covered || repeated {
+        let covered = !is_any && ports_for_any.contains(&port);
+        if covered || port != 0 && !seen.insert(address) {
             continue;
         }
         planned.push(Planned {
             address,
-            v6_only: !is_any && address.is_ipv6() && same_port().any(|(_, other)| other.is_ipv4()),
+            v6_only: !is_any && address.is_ipv6() && ports_with_v4.contains(&port),
             or_v4: is_any,
         });
     }
@@ -66,7 +73,7 @@ fn plan(wanted: &[(Interface, SocketAddr)]) -> Vec<Planned> {
 /// addresses of both families, the machine perhaps only one.
 fn planned(binds: &[Bind]) -> Result<Vec<(Planned, bool)>, Error> {
     let mut wanted = Vec::new();
-    let mut optional = Vec::new();
+    let mut optional = HashSet::new();
     for Bind { interface, port } in binds {
         // Those of a file have been resolved before, and complained about with their place.
         let places = interface.places(*port);
@@ -84,12 +91,12 @@ fn planned(binds: &[Bind]) -> Result<Vec<(Planned, bool)>, Error> {
 
 /// Fails if there is no place to listen at: the configuration file has defaults only.
 pub(crate) fn something_to_listen_for(binds: &[Bind]) -> Result<(), Error> {
-    match binds.is_empty() {
-        true => Err(Error::config(
+    if binds.is_empty() {
+        return Err(Error::config(
             "the configuration has no service to listen for: write port, and server or exec",
-        )),
-        false => Ok(()),
+        ));
     }
+    Ok(())
 }
 
 /// Binds everything and listens.
@@ -162,24 +169,33 @@ impl Listener {
                 return log.error(format_args!("the listeners stay as they are: {error}"));
             }
         };
-        let is_wanted = |listener: &Listener| {
-            planned
-                .iter()
-                .any(|(place, _)| listener.planned == Some(*place))
-        };
-        let (mut kept, mut unwanted): (Vec<Listener>, Vec<Listener>) =
-            mem::take(listeners).into_iter().partition(is_wanted);
-        for (place, _) in &planned {
-            if kept.iter().any(|listener| listener.planned == Some(*place)) {
+        let wanted: HashSet<Planned> = planned.iter().map(|(place, _)| *place).collect();
+        let mut there = HashSet::new();
+        let mut kept = Vec::new();
+        // By port, since one that is in the way is on the same.
+        let mut unwanted: BTreeMap<Option<u16>, Vec<Listener>> = BTreeMap::new();
+        for listener in mem::take(listeners) {
+            match listener.planned {
+                Some(place) if wanted.contains(&place) => {
+                    there.insert(place);
+                    kept.push(listener);
+                }
+                _ => {
+                    let on_port = unwanted.entry(listener.local.port()).or_default();
+                    on_port.push(listener);
+                }
+            }
+        }
+        for (place, _) in planned {
+            if there.contains(&place) {
                 continue;
             }
-            let bound = match listen_on(*place) {
+            let bound = match listen_on(place) {
                 // Perhaps one of ours is in the way, that listens on a part of the same.
                 Err(Errno::EADDRINUSE) => {
-                    close(&mut unwanted, log, |listener| {
-                        listener.local.port() == Some(place.address.port())
-                    });
-                    listen_on(*place)
+                    let on_port = unwanted.remove(&Some(place.address.port()));
+                    close(on_port.into_iter().flatten(), log);
+                    listen_on(place)
                 }
                 bound => bound,
             };
@@ -188,23 +204,19 @@ impl Listener {
                     log.notice(format_args!("listening on {}", listener.local));
                     kept.push(listener);
                 }
-                Err(errno) => log.error(cannot_listen(*place, errno)),
+                Err(errno) => log.error(cannot_listen(place, errno)),
             }
         }
-        close(&mut unwanted, log, |_| true);
+        close(unwanted.into_values().flatten(), log);
         *listeners = kept;
     }
 }
 
-/// Closes some of these listeners.
-fn close(listeners: &mut Vec<Listener>, log: &Log, chosen: impl Fn(&Listener) -> bool) {
-    listeners.retain(|listener| {
-        let closes = chosen(listener);
-        if closes {
-            log.notice(format_args!("no longer listening on {}", listener.local));
-        }
-        !closes
-    });
+/// Closes these listeners.
+fn close(listeners: impl Iterator<Item = Listener>, log: &Log) {
+    for listener in listeners {
+        log.notice(format_args!("no longer listening on {}", listener.local));
+    }
 }
 
 fn listen_on(place: Planned) -> nix::Result<Listener> {
@@ -280,5 +292,20 @@ mod tests {
                 ("[::]:26".to_owned(), false),
             ]
         );
+    }
+
+    #[test]
+    fn thousands_of_places_are_planned_in_the_time_that_each_takes() {
+        let wanted: Vec<_> = (0..40_000_u32)
+            .map(|number| {
+                let address = Ipv4Addr::from_bits(0x7f00_0000 + number % 200).into();
+                let port = (number / 200) as u16 + 1;
+                (Interface::Address(address), SocketAddr::new(address, port))
+            })
+            .collect();
+        let started = std::time::Instant::now();
+        assert_eq!(plan(&wanted).len(), wanted.len());
+        // Compared with each other they take minutes.
+        assert!(started.elapsed() < std::time::Duration::from_secs(2));
     }
 }
