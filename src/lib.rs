@@ -53,6 +53,7 @@ use nix::sys::signal::Signal;
 
 use config::answer;
 use config::cli::{self, CommandLine};
+use config::file::Disk;
 use config::service::Service;
 use config::setup::Setup;
 use log::Log;
@@ -104,21 +105,21 @@ fn run(line: &CommandLine, streams: Streams, log: &mut Log) -> Result<Status, Er
     if let Some(status) = answer::instead(line, streams, log)? {
         return Ok(status);
     }
-    let setup = Setup::new(line)?;
+    let setup = Setup::new(line, &Disk)?;
     *log = open_log(&setup, streams)?;
     let plan = &setup.server;
     // Before listening, and where listeners were handed over; one connection needs fewer names.
     let prepare = || {
-        server::watch_signals()?;
-        setup.services.prepare();
-        setup.services.check_addresses()
+        server::watch_signals_until_ready()?;
+        setup.prepare()?;
+        server::watch_signals()
     };
     match source::find(plan.listening, &plan.binds, prepare, streams, log)? {
         Source::Connection(client) => serve_one(client, &setup, log),
         Source::Gone => Ok(log::note_gone(log)),
         Source::Listeners(listeners) => {
             let again = Again {
-                setup: &|| Ok(Setup::new(line)?),
+                setup: &|files| Ok(Setup::new(line, files)?),
                 log: &|setup| open_log(setup, streams),
             };
             server::run(listeners, setup, log, again)

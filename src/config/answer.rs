@@ -5,6 +5,7 @@ use std::io::{self, Write};
 
 use crate::config::cli::CommandLine;
 use crate::config::explain;
+use crate::config::file::Disk;
 use crate::config::settings::{self, Explained, Shown};
 use crate::config::setup::{self, Setup, Unusable};
 use crate::config::{Entry, file};
@@ -41,14 +42,14 @@ fn give(line: &CommandLine, streams: Streams, log: &Log) -> Result<Option<Status
         return list(line, times, streams).map(Some);
     }
     if let Some(asked) = &written.explain {
-        return explain(asked, &Setup::new(line)?, streams).map(Some);
+        return explain(asked, &Setup::new(line, &Disk)?, streams).map(Some);
     }
     Ok(None)
 }
 
 /// Says `ok`, or everything that is wrong with the configuration.
 fn check(line: &CommandLine, streams: Streams, log: &Log) -> Result<Status, Error> {
-    match Setup::new(line) {
+    match Setup::new(line, &Disk) {
         Ok(_) => print("ok\n", streams),
         Err(Unusable::Error(error)) => Err(error),
         Err(Unusable::Problems(problems)) => {

@@ -246,6 +246,11 @@ impl Services {
             .chain(placed.iter().map(|placed| &placed.service))
     }
 
+    /// Whether clients of all of them are forwarded.
+    pub(crate) fn all_forward(&self) -> bool {
+        self.all().all(|service| service.forwards())
+    }
+
     /// Resolves the names of interfaces. Fails if one cannot be, or if two services turn out to be
     /// for the same address and port.
     pub(crate) fn check_addresses(&self) -> Result<(), Error> {
@@ -268,11 +273,6 @@ impl Services {
             }
         }
         Ok(())
-    }
-
-    /// Gets ready for many clients.
-    pub(crate) fn prepare(&self) {
-        self.all().for_each(|service| service.gate.rules.prepare());
     }
 
     /// Every service on this port.

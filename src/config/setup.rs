@@ -6,7 +6,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use crate::config::cli::CommandLine;
-use crate::config::file::{self, Disk, Problem};
+use crate::config::file::{self, Disk, Files, Problem};
 use crate::config::service::{Service, Services};
 use crate::config::settings::Overflow;
 use crate::config::settings::{Written, default};
@@ -80,8 +80,10 @@ impl From<Unusable> for Error {
 impl Setup {
     /// What a command line and the configuration file it calls for come to. The file is read
     /// only if there is no `server` argument, or if it was named.
-    pub(crate) fn new(line: &CommandLine) -> Result<Setup, Unusable> {
-        let config = config_path(line)?.map(read).transpose()?;
+    pub(crate) fn new(line: &CommandLine, files: &dyn Files) -> Result<Setup, Unusable> {
+        let config = config_path(line)?
+            .map(|path| read(path, files))
+            .transpose()?;
         let from_file = config.is_some();
         let standalone_in_file = config.as_ref().and_then(|file| file.defaults.standalone);
         let effective = match &config {
@@ -120,6 +122,25 @@ impl Setup {
     }
 }
 
+impl Setup {
+    /// Gets ready to serve many clients: looks up the names of interfaces, which may take as long as
+    /// a name server does, and fails if one cannot be, or if two services are for the same address
+    /// and port.
+    pub(crate) fn prepare(&self) -> Result<(), Error> {
+        if let Services::One(_) = self.services {
+            for bind in &self.server.binds {
+                let found = bind.interface.addresses();
+                found.map_err(|error| error.about("option -b/--bind"))?;
+            }
+        }
+        self.services.check_addresses()?;
+        self.services
+            .all()
+            .for_each(|service| service.gate.rules.prepare());
+        Ok(())
+    }
+}
+
 impl ServerPlan {
     fn new(
         from_file: bool,
@@ -152,7 +173,9 @@ impl ServerPlan {
 /// The configuration that a command line calls for, if it does, with the command line's own
 /// settings over the file's defaults, as `-zz` prints it.
 pub(crate) fn effective_config(line: &CommandLine) -> Result<Config, Unusable> {
-    let config = config_path(line)?.map(read).transpose()?;
+    let config = config_path(line)?
+        .map(|path| read(path, &Disk))
+        .transpose()?;
     let mut config = *config.unwrap_or_default();
     config.defaults = line.written.clone().within(&config.defaults);
     if let Some(destination) = &line.destination {
@@ -193,8 +216,8 @@ fn config_path(line: &CommandLine) -> Result<Option<&Path>, Unusable> {
 
 // Cold: what it needs of the stack is not to be touched by every session's start.
 #[cold]
-fn read(path: &Path) -> Result<Box<Config>, Unusable> {
-    file::parse(path, &Disk)
+fn read(path: &Path, files: &dyn Files) -> Result<Box<Config>, Unusable> {
+    file::parse(path, files)
         .map(Box::new)
         .map_err(Unusable::Problems)
 }

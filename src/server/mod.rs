@@ -3,6 +3,7 @@
 
 mod notify;
 mod pidfile;
+mod reload;
 mod sessions;
 mod watch;
 
@@ -22,13 +23,15 @@ use crate::log::Log;
 use crate::log::{Ended, Journal};
 use crate::relay;
 use crate::session;
-use crate::source::{self, Client, Listener, Listeners};
+use crate::source::{Client, Listener, Listeners};
 use crate::sys;
 use crate::sys::wait;
 use crate::terms::error::{Error, Status, describe};
 use crate::terms::reason::Reason;
 use notify::Notifier;
 use pidfile::PidFile;
+pub(crate) use reload::Again;
+use reload::Reload;
 use sessions::{Session, Sessions};
 use watch::{Wanted, Watch};
 
@@ -64,18 +67,17 @@ const WATCHED: [Signal; 6] = [
     Signal::SIGUSR1,
 ];
 
-/// What SIGHUP asks for.
-pub(crate) struct Again<'a> {
-    /// Reads the configuration once more.
-    pub setup: &'a dyn Fn() -> Result<Setup, Error>,
-    /// Opens the log that a setup wants.
-    pub log: &'a dyn Fn(&Setup) -> Result<Log, Error>,
-}
-
 /// Has the signals noted that a server acts upon. To be called before it can be seen to listen:
 /// who sees that may send one.
 pub(crate) fn watch_signals() -> Result<(), Error> {
     sys::watch_signals(&WATCHED, &[]).map_err(|errno| Error::system("signals", errno))
+}
+
+/// Has the signals noted that a server acts upon, but for those that end it, which do so at once: as
+/// long as it gets ready to listen there is nothing to put in order.
+pub(crate) fn watch_signals_until_ready() -> Result<(), Error> {
+    watch_signals()?;
+    sys::end_at(&wait::ENDING).map_err(|errno| Error::system("signals", errno))
 }
 
 /// Serves the clients of these listeners until asked to end, or until idle where that was asked
@@ -99,6 +101,7 @@ pub(crate) fn run(
         setup,
         log,
         again,
+        reload: None,
         sessions: Sessions::default(),
         began: Instant::now(),
         accept_from: Instant::now(),
@@ -109,8 +112,8 @@ pub(crate) fn run(
         swept: Instant::now(),
         sweep_at: None,
     };
-    supervisor.watch_listeners()?;
-    supervisor.prepare_listeners()?;
+    supervisor.watch_listeners(0)?;
+    supervisor.prepare_listeners(0)?;
     supervisor.notifier.ready();
     let how = supervisor.serve()?;
     supervisor.notifier.stopping();
@@ -144,6 +147,8 @@ struct Supervisor<'a> {
     setup: Setup,
     log: &'a mut Log,
     again: Again<'a>,
+    /// What has come of SIGHUP so far.
+    reload: Option<Reload>,
     sessions: Sessions,
     began: Instant,
     /// Nothing is accepted before this.
@@ -165,10 +170,10 @@ impl Supervisor<'_> {
         &self.setup.server
     }
 
-    fn prepare_listeners(&self) -> Result<(), Error> {
-        let services = &self.setup.services;
-        let all_forward = services.all().all(|service| service.forwards());
-        self.listeners.iter().try_for_each(|listener| {
+    /// Prepares the listeners from this one on.
+    fn prepare_listeners(&self, first: usize) -> Result<(), Error> {
+        let all_forward = self.setup.services.all_forward();
+        self.listeners[first..].iter().try_for_each(|listener| {
             let socket = listener.socket.as_fd();
             // Connections inherit this from their listener.
             relay::set_urgent_in_line(socket, all_forward);
@@ -198,16 +203,15 @@ impl Supervisor<'_> {
             if sys::take_signal(Signal::SIGHUP) {
                 self.reload();
             }
+            let reloaded_by = self.go_on_reloading();
             if sys::take_signal(Signal::SIGUSR1) {
                 self.sessions.dump(self.log);
             }
             let now = Instant::now();
-            let idle_at = match self.sessions.is_empty() {
-                true => self
-                    .until_idle
-                    .map(|time| self.sessions.last_change() + time),
-                false => None,
-            };
+            let idle_at = self
+                .until_idle
+                .filter(|_| self.sessions.is_empty())
+                .map(|time| self.sessions.last_change() + time);
             let ends_at = self.server().lifetime.map(|time| self.began + time);
             if idle_at.is_some_and(|at| at <= now) {
                 self.log.info("idle: ending");
@@ -224,7 +228,14 @@ impl Supervisor<'_> {
                 false => Wanted::SignalsOnly,
             };
             let resume_at = (self.accept_from > now).then_some(self.accept_from);
-            let deadline = [idle_at, ends_at, status_at, resume_at, self.sweep_at];
+            let deadline = [
+                idle_at,
+                ends_at,
+                status_at,
+                resume_at,
+                reloaded_by,
+                self.sweep_at,
+            ];
             let deadline = deadline.into_iter().flatten().min();
             let mut due = self.watch.sleep(wanted, deadline)?;
             self.reap_some(due.child_ended, Reason::InternalError);
@@ -240,8 +251,8 @@ impl Supervisor<'_> {
         let mut lost = Vec::new();
         for &(index, hung_up) in last_first {
             if hung_up || self.accept_some(index) == Accepting::Lost {
-                self.watch.remove(&self.listeners);
                 let listener = self.listeners.swap_remove(index);
+                self.watch.remove(&listener);
                 let line = format_args!("lost the listener of {}", listener.local);
                 self.log.error(line);
                 lost.push(listener);
@@ -250,19 +261,33 @@ impl Supervisor<'_> {
         if lost.is_empty() {
             return Ok(());
         }
-        if let Err(error) = self.watch_listeners() {
-            self.log.error(error);
+        self.keep_descriptors();
+        if self.listeners.is_empty() {
+            return Err(Error::new(Status::System, "no listener is left"));
         }
-        match self.listeners.is_empty() {
-            true => Err(Error::new(Status::System, "no listener is left")),
-            false => Ok(()),
-        }
+        Ok(())
     }
 
-    fn watch_listeners(&mut self) -> Result<(), Error> {
+    /// Watches the listeners from this one on. Those that cannot be watched are dropped; returns the
+    /// last one's error.
+    fn watch_listeners(&mut self, first: usize) -> Result<(), Error> {
+        let mut done = Ok(());
+        for listener in self.listeners.split_off(first) {
+            match self.watch.add(&listener) {
+                Ok(()) => self.listeners.push(listener),
+                Err(error) => done = Err(error),
+            }
+        }
+        self.keep_descriptors();
+        done
+    }
+
+    /// Notes where the listeners stand, and what no session may hold.
+    fn keep_descriptors(&mut self) {
         let pidfile = self.pidfile.iter().map(PidFile::descriptor);
         let others = pidfile.chain(self.notifier.descriptor());
-        self.watch.add(&mut self.listeners, others)
+        let others = others.chain(self.reload.iter().map(Reload::descriptor));
+        self.watch.keep(&self.listeners, others);
     }
 
     /// Whether more clients may be accepted, be it to turn them away.
@@ -418,74 +443,21 @@ impl Supervisor<'_> {
         let Some((child, status)) = sys::reap(child) else {
             return false;
         };
+        if let Some(reload) = &mut self.reload
+            && reload.is_checked_by(child)
+        {
+            reload.note_end(status);
+            return true;
+        }
         self.status_changed = true;
         self.sessions.end(child, status, reason, self.log);
         true
     }
 
-    /// Reads the configuration again, and opens the log anew. A configuration that is wrong
-    /// changes nothing; a listener that cannot be bound is the only part of a right one that may
-    /// not come to hold.
-    fn reload(&mut self) {
-        self.notifier.reloading();
-        let setup = match self.server().from_file {
-            true => self.read_again().map(Some),
-            false => Ok(None),
-        };
-        let done = match setup {
-            Ok(Some(setup)) => {
-                self.apply(setup);
-                "reloaded"
-            }
-            Ok(None) => "log files reopened",
-            Err(error) => {
-                self.log.error(format_args!("not reloaded: {error}"));
-                "the configuration stays as it was; log files reopened"
-            }
-        };
-        match (self.again.log)(&self.setup) {
-            Ok(log) => {
-                *self.log = log;
-                self.log.notice(done);
-            }
-            // The old file may have been moved away: not to be said there alone.
-            Err(error) => self.log.fatal(&error.about("the log stays where it was")),
-        }
-        self.notifier.ready();
-        self.status_changed = true;
-    }
-
-    fn read_again(&self) -> Result<Setup, Error> {
-        let setup = (self.again.setup)()?;
-        if self.own_listeners {
-            source::something_to_listen_for(&setup.server.binds)?;
-        }
-        setup.services.check_addresses()?;
-        Ok(setup)
-    }
-
-    fn apply(&mut self, setup: Setup) {
-        if setup.server.pidfile != self.server().pidfile {
-            self.log
-                .warning("the pid file's name changes only with a restart");
-        }
-        self.setup = setup;
-        if self.own_listeners {
-            let binds = &self.setup.server.binds;
-            self.watch.remove(&self.listeners);
-            Listener::rebind(&mut self.listeners, binds, self.log);
-            if let Err(error) = self.watch_listeners() {
-                self.log.error(error);
-            }
-        }
-        if let Err(error) = self.prepare_listeners() {
-            self.log.error(error);
-        }
-    }
-
     /// Ends the server.
     fn finish(&mut self, how: Finish) {
         self.listeners.clear();
+        self.reload = None;
         if let Finish::EndSessions = how {
             return self.end_sessions();
         }

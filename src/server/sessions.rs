@@ -49,7 +49,7 @@ impl Session {
 }
 
 /// A signal's name, or the number of one that has none.
-fn name_of(signal: i32) -> String {
+pub(super) fn name_of(signal: i32) -> String {
     Signal::try_from(signal).map_or_else(|_| signal.to_string(), |signal| signal.to_string())
 }
 

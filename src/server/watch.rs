@@ -23,7 +23,7 @@ use crate::terms::error::Error;
 /// How many listeners are told of at once. Those that are left out are told of first the next time.
 const AT_ONCE: usize = 16;
 
-/// What stands for the signals where listeners have their numbers.
+/// What stands for the signals where listeners have the numbers of their descriptors.
 const SIGNALS: u64 = u64::MAX;
 
 /// The signals and the listeners.
@@ -32,6 +32,8 @@ pub(super) struct Watch {
     all: Epoll,
     /// What no session may hold, as few ranges of numbers.
     descriptors: Vec<RangeInclusive<RawFd>>,
+    /// Where the listener of a descriptor stands.
+    index_of: Vec<Option<usize>>,
 }
 
 /// Whether listeners are watched as well.
@@ -77,42 +79,37 @@ impl Watch {
             signals,
             all,
             descriptors: Vec::new(),
+            index_of: Vec::new(),
         })
     }
 
-    /// Watches these listeners as well. `others` are what no session may hold either. Those that
-    /// cannot be watched are dropped; returns the last one's error.
-    pub(super) fn add(
-        &mut self,
-        listeners: &mut Vec<Listener>,
-        others: impl Iterator<Item = RawFd>,
-    ) -> Result<(), Error> {
-        let mut done = Ok(());
-        let mut number = 0;
-        listeners.retain(|listener| {
-            let event = EpollEvent::new(EpollFlags::EPOLLIN, number);
-            match self.all.add(&listener.socket, event) {
-                Ok(()) => number += 1,
-                Err(errno) => {
-                    let what = format_args!("cannot listen on {}: epoll", listener.local);
-                    done = Err(Error::system(what, errno));
-                    return false;
-                }
-            }
-            true
-        });
-        let sockets = listeners.iter().map(|listener| listener.socket.as_raw_fd());
-        let own = [self.signals.as_raw_fd(), self.all.0.as_raw_fd()];
-        self.descriptors = ranges(sockets.chain(own).chain(others).collect());
-        done
+    /// Watches a listener as well.
+    pub(super) fn add(&self, listener: &Listener) -> Result<(), Error> {
+        let number = listener.socket.as_raw_fd() as u64;
+        let event = EpollEvent::new(EpollFlags::EPOLLIN, number);
+        self.all.add(&listener.socket, event).map_err(|errno| {
+            let what = format_args!("cannot listen on {}: epoll", listener.local);
+            Error::system(what, errno)
+        })
     }
 
-    /// Watches these listeners no more. To be called before one of them is closed: it stays watched
-    /// as long as a child has a copy.
-    pub(super) fn remove(&self, listeners: &[Listener]) {
-        for listener in listeners {
-            // One that is no listener any more may have gone by itself.
-            let _ = self.all.delete(&listener.socket);
+    /// Watches a listener no more. To be called before it is closed: it stays watched as long as a
+    /// child has a copy.
+    pub(super) fn remove(&self, listener: &Listener) {
+        // One that is no listener any more may have gone by itself.
+        let _ = self.all.delete(&listener.socket);
+    }
+
+    /// Notes where each of the listeners stands that are watched, and that no session may hold them,
+    /// nor these others.
+    pub(super) fn keep(&mut self, listeners: &[Listener], others: impl Iterator<Item = RawFd>) {
+        let sockets = || listeners.iter().map(|listener| listener.socket.as_raw_fd());
+        let own = [self.signals.as_raw_fd(), self.all.0.as_raw_fd()];
+        self.descriptors = ranges(sockets().chain(own).chain(others).collect());
+        let highest = sockets().max().unwrap_or(0);
+        self.index_of = vec![None; highest as usize + 1];
+        for (index, socket) in sockets().enumerate() {
+            self.index_of[socket as usize] = Some(index);
         }
     }
 
@@ -154,8 +151,11 @@ impl Watch {
             let hung_up = event
                 .events()
                 .intersects(EpollFlags::EPOLLERR | EpollFlags::EPOLLHUP);
-            due.listeners[due.count] = (event.data() as usize, hung_up);
-            due.count += 1;
+            let index = self.index_of.get(event.data() as usize);
+            if let Some(&Some(index)) = index {
+                due.listeners[due.count] = (index, hung_up);
+                due.count += 1;
+            }
         }
         // Where there was no place for all, signals may be among those that were left out.
         Ok(signals || count == AT_ONCE)

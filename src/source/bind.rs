@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use nix::ifaddrs::getifaddrs;
 use nix::net::if_::if_nametoindex;
 
-use crate::sys::names::{accounts, nss};
+use crate::sys::names::{accounts, known, nss};
 use crate::terms::endpoint::Endpoint;
 use crate::terms::error::{Error, Status};
 use crate::terms::escape::brief;
@@ -109,14 +109,44 @@ impl Interface {
         match self {
             Interface::Any => Ok(vec![place(Ipv6Addr::UNSPECIFIED.into())]),
             Interface::Address(address) => Ok(vec![place(*address)]),
-            Interface::Named(name) if if_nametoindex(name.as_str()).is_ok() => {
-                let addresses = addresses_of_interface(name)?.into_iter();
-                Ok(addresses.map(place).collect())
+            Interface::Named(name) => {
+                let found = places_of_name(name)?.into_iter();
+                Ok(found.map(|found| with_port(found, port)).collect())
             }
-            Interface::Named(name) => places_of_host(name, port),
         }
     }
 }
+
+fn with_port(mut place: SocketAddr, port: u16) -> SocketAddr {
+    place.set_port(port);
+    place
+}
+
+/// The addresses of a network interface or a host, with port 0: looked up once.
+fn places_of_name(name: &str) -> Result<Vec<SocketAddr>, Error> {
+    let answer = known::answer("interfaces", name, || {
+        let found = if if_nametoindex(name).is_ok() {
+            addresses_of_interface(name)
+        } else {
+            places_of_host(name)
+        };
+        Some(match found {
+            Ok(places) => places.iter().map(|place| format!("{place}\n")).collect(),
+            Err(error) => format!("{FAILED}{error}"),
+        })
+    });
+    let answer = answer.unwrap_or_else(|| format!("{FAILED}'{}' is not known", brief(name)));
+    match answer.strip_prefix(FAILED) {
+        Some(why) => Err(Error::new(Status::System, why)),
+        None => Ok(answer
+            .lines()
+            .filter_map(|line| line.parse().ok())
+            .collect()),
+    }
+}
+
+/// What an answer begins with that only says why there is none.
+const FAILED: char = '!';
 
 /// Whether text can be the name of a host or a network interface.
 fn is_name(text: &str) -> bool {
@@ -124,9 +154,9 @@ fn is_name(text: &str) -> bool {
     !text.is_empty() && text.chars().all(fits)
 }
 
-fn addresses_of_interface(name: &str) -> Result<Vec<IpAddr>, Error> {
+fn addresses_of_interface(name: &str) -> Result<Vec<SocketAddr>, Error> {
     let all = getifaddrs().map_err(|errno| Error::system("getifaddrs", errno))?;
-    let addresses: Vec<IpAddr> = all
+    let addresses: Vec<SocketAddr> = all
         .filter(|entry| entry.interface_name == name)
         .filter_map(|entry| match Endpoint::from_address(&entry.address?)? {
             Endpoint::Inet(address) => Some(address.ip()),
@@ -136,6 +166,7 @@ fn addresses_of_interface(name: &str) -> Result<Vec<IpAddr>, Error> {
             IpAddr::V4(v4) => !v4.is_link_local(),
             IpAddr::V6(v6) => !v6.is_unicast_link_local(),
         })
+        .map(|address| SocketAddr::new(address, 0))
         .collect();
     if addresses.is_empty() {
         return Err(Error::new(
@@ -146,8 +177,8 @@ fn addresses_of_interface(name: &str) -> Result<Vec<IpAddr>, Error> {
     Ok(addresses)
 }
 
-fn places_of_host(name: &str, port: u16) -> Result<Vec<SocketAddr>, Error> {
-    nss::addresses(name, port).map_err(|failure| {
+fn places_of_host(name: &str) -> Result<Vec<SocketAddr>, Error> {
+    nss::addresses(name, 0).map_err(|failure| {
         Error::new(
             Status::System,
             format!(

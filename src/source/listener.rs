@@ -161,12 +161,19 @@ impl Listener {
     }
 
     /// Brings listeners in line with the places that are wanted now. Those that stay are not
-    /// touched, so that no client in their backlogs is lost. What cannot be bound is reported.
-    pub(crate) fn rebind(listeners: &mut Vec<Listener>, binds: &[Bind], log: &Log) {
+    /// touched, so that no client in their backlogs is lost, and stand first: returns how many they
+    /// are. Of each of the others `closes` is told before. What cannot be bound is reported.
+    pub(crate) fn rebind(
+        listeners: &mut Vec<Listener>,
+        binds: &[Bind],
+        log: &Log,
+        closes: impl Fn(&Listener),
+    ) -> usize {
         let planned = match planned(binds) {
             Ok(planned) => planned,
             Err(error) => {
-                return log.error(format_args!("the listeners stay as they are: {error}"));
+                log.error(format_args!("the listeners stay as they are: {error}"));
+                return listeners.len();
             }
         };
         let wanted: HashSet<Planned> = planned.iter().map(|(place, _)| *place).collect();
@@ -186,6 +193,13 @@ impl Listener {
                 }
             }
         }
+        let stay = kept.len();
+        let close = |listeners: Vec<Listener>| {
+            for listener in listeners {
+                closes(&listener);
+                log.notice(format_args!("no longer listening on {}", listener.local));
+            }
+        };
         for (place, _) in planned {
             if there.contains(&place) {
                 continue;
@@ -194,7 +208,7 @@ impl Listener {
                 // Perhaps one of ours is in the way, that listens on a part of the same.
                 Err(Errno::EADDRINUSE) => {
                     let on_port = unwanted.remove(&Some(place.address.port()));
-                    close(on_port.into_iter().flatten(), log);
+                    on_port.into_iter().for_each(close);
                     listen_on(place)
                 }
                 bound => bound,
@@ -207,15 +221,9 @@ impl Listener {
                 Err(errno) => log.error(cannot_listen(place, errno)),
             }
         }
-        close(unwanted.into_values().flatten(), log);
+        unwanted.into_values().for_each(close);
         *listeners = kept;
-    }
-}
-
-/// Closes these listeners.
-fn close(listeners: impl Iterator<Item = Listener>, log: &Log) {
-    for listener in listeners {
-        log.notice(format_args!("no longer listening on {}", listener.local));
+        stay
     }
 }
 

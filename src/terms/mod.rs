@@ -6,6 +6,7 @@ pub(crate) mod endpoint;
 pub(crate) mod error;
 pub(crate) mod escape;
 pub(crate) mod facts;
+pub(crate) mod fields;
 pub(crate) mod place;
 pub(crate) mod reason;
 pub(crate) mod value;

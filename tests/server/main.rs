@@ -10,5 +10,6 @@ mod loops;
 mod operating;
 mod pid_file;
 mod reload;
+mod reload_check;
 mod soak;
 mod supervisor;

@@ -7,6 +7,7 @@
 mod disk;
 mod parse;
 mod print;
+mod record;
 mod scopes;
 mod words;
 
@@ -19,6 +20,7 @@ pub(crate) use disk::Disk;
 pub use parse::parse;
 pub use print::print;
 pub(crate) use print::print_handed_over;
+pub(crate) use record::{Record, Recorded};
 
 /// Something wrong with a configuration.
 #[derive(Debug, Clone, PartialEq, Eq)]

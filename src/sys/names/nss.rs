@@ -13,6 +13,7 @@ use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
+use super::known;
 use crate::sys;
 
 /// The TCP port that services(5) has under this name.
@@ -51,9 +52,14 @@ fn account(database: &str, name: &str) -> Option<u32> {
     line.split(':').nth(2)?.parse().ok()
 }
 
+/// The line that a database has for a key, if that is not known yet.
+fn entry(database: &str, key: &str, is_it: impl Fn(&str) -> bool) -> Option<String> {
+    known::answer(database, key, || look_up(database, key, is_it))
+}
+
 /// The line that a database has for a key: from its file in /etc if that is what is to be asked
 /// first, and has it; else from getent.
-fn entry(database: &str, key: &str, is_it: impl Fn(&str) -> bool) -> Option<String> {
+fn look_up(database: &str, key: &str, is_it: impl Fn(&str) -> bool) -> Option<String> {
     let in_file = || {
         let file = fs::read(format!("/etc/{database}")).ok()?;
         let text = String::from_utf8_lossy(&file);

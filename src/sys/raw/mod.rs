@@ -65,6 +65,32 @@ pub(crate) fn watch_signals(signals: &[Signal], deaf_to: &[Signal]) -> nix::Resu
     nix::sys::signal::sigprocmask(SigmaskHow::SIG_BLOCK, Some(&blocked), None)
 }
 
+extern "C" fn end_at_once(_: libc::c_int) {
+    exit_now(0);
+}
+
+/// Has these signals end the process at once, with status 0: as long as it may have to wait for
+/// something that cannot be interrupted, and has nothing to put in order. By default they would not
+/// end the first process of a container.
+pub(crate) fn end_at(signals: &[Signal]) -> nix::Result<()> {
+    let end = SigHandler::Handler(end_at_once);
+    let action = SigAction::new(end, SaFlags::empty(), SigSet::empty());
+    for &signal in signals {
+        // SAFETY: the handler only calls _exit(2), which signal-safety(7) allows at any moment.
+        unsafe { nix::sys::signal::sigaction(signal, &action) }?;
+    }
+    let heard = signals.iter().copied().collect::<SigSet>();
+    nix::sys::signal::sigprocmask(SigmaskHow::SIG_UNBLOCK, Some(&heard), None)
+}
+
+/// Gives these signals the system's default effect, and has none blocked.
+pub(crate) fn forget_signals(signals: &[Signal]) -> nix::Result<()> {
+    for &signal in signals {
+        restore_default(signal)?;
+    }
+    SigSet::empty().thread_set_mask()
+}
+
 /// Notes a signal that has come another way than to the handler.
 pub(crate) fn note_signal(signal: Signal) {
     note_arrival(signal as libc::c_int);
