@@ -22,9 +22,10 @@ pub(crate) fn instead(
     let written = &line.written;
     let asked = (written.shown.is_some() || written.check == Some(true))
         || (written.list.is_some() || written.explain.is_some());
-    match asked {
-        true => give(line, streams, log),
-        false => Ok(None),
+    if asked {
+        give(line, streams, log)
+    } else {
+        Ok(None)
     }
 }
 
@@ -83,9 +84,10 @@ fn list(line: &CommandLine, times: usize, streams: Streams) -> Result<Status, Er
 fn explain(asked: &Explained, setup: &Setup, streams: Streams) -> Result<Status, Error> {
     let explanation = explain::explain(asked, &setup.services)?;
     print(&explanation.text, streams)?;
-    Ok(match explanation.admitted {
-        true => Status::Done,
-        false => Status::NotAdmitted,
+    Ok(if explanation.admitted {
+        Status::Done
+    } else {
+        Status::NotAdmitted
     })
 }
 

@@ -223,9 +223,10 @@ impl Supervisor<'_> {
             }
             self.tell_if_full(now);
             let status_at = self.tell_status(now);
-            let wanted = match self.accept_from <= now && self.has_room() {
-                true => Wanted::Clients,
-                false => Wanted::SignalsOnly,
+            let wanted = if self.accept_from <= now && self.has_room() {
+                Wanted::Clients
+            } else {
+                Wanted::SignalsOnly
             };
             let resume_at = (self.accept_from > now).then_some(self.accept_from);
             let deadline = [

@@ -7,6 +7,7 @@
 
 pub(crate) mod default;
 mod explained;
+mod shown;
 mod table;
 mod written;
 

@@ -2,9 +2,9 @@
 
 use std::net::IpAddr;
 use std::path::PathBuf;
-use std::time::Duration;
 
-use super::{Explained, Scope, Setting, Shown, Takes, Written, default};
+use super::shown::{one, or_never, or_unlimited, path, rules, switch, time, word};
+use super::{Explained, Scope, Setting, Shown, Takes, default};
 use crate::config::settings::Overflow;
 use crate::gate::{AllowLevels, Rate, Rule};
 use crate::log;
@@ -516,46 +516,3 @@ pub const SETTINGS: &[Setting] = &[
         ..SETTING
     },
 ];
-
-fn one(value: impl ToString) -> Vec<String> {
-    vec![value.to_string()]
-}
-
-fn switch(on: bool) -> Vec<String> {
-    one(if on { "yes" } else { "no" })
-}
-
-/// A time as a value: exact, and in seconds where it can be.
-fn time(time: Duration) -> Vec<String> {
-    match time.subsec_nanos() {
-        0 => one(time.as_secs()),
-        _ => one(format!("{}ms", time.as_millis())),
-    }
-}
-
-fn or_never(limit: Option<Duration>) -> Vec<String> {
-    time(limit.unwrap_or(Duration::ZERO))
-}
-
-fn or_unlimited(limit: Option<usize>) -> Vec<String> {
-    one(limit.unwrap_or(0))
-}
-
-fn path(path: Option<&PathBuf>) -> Vec<String> {
-    path.iter()
-        .map(|path| quote(&path.to_string_lossy()))
-        .collect()
-}
-
-fn word<T: PartialEq>(words: &[(&str, T)], value: T) -> Vec<String> {
-    let named = words.iter().find(|(_, named)| *named == value);
-    named
-        .map(|(word, _)| (*word).to_owned())
-        .into_iter()
-        .collect()
-}
-
-fn rules(written: &Written, wanted: impl Fn(&Rule) -> bool) -> Vec<String> {
-    let rules = written.rules.own().filter(|rule| wanted(rule));
-    rules.map(|rule| rule.pattern().to_owned()).collect()
-}
