@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::io::Read;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
@@ -89,7 +89,6 @@ impl AccessProgram {
             .stdout(Stdio::from(to_client))
             .stderr(Stdio::from(tell))
             .current_dir("/")
-            .process_group(0)
             .spawn();
         // The command holds our copies of what the program writes to.
         drop(command);

@@ -94,10 +94,6 @@ fn start(
         Origin::Accepted { .. } => {
             command.stdout(socket);
             sys::restore_default(Signal::SIGCHLD).map_err(system)?;
-            // A group of its own, so that all of it can be ended.
-            command.process_group(0);
-            // A server that ends kills the sessions that are left, and has no other way to reach
-            // their handlers.
             sys::end_with_us(&mut command);
             let mut child = command.spawn().map_err(io)?;
             // With it go our copies of the client's socket: when the handler closes its own, that

@@ -18,6 +18,7 @@
 //! | `processes` | what can be seen of a process from outside: children, descriptors, time, memory |
 //! | `namespaces` | a network, mounts, a /dev and a system log of the test's own |
 //! | `name_server` | names and a DNS of the test's own |
+//! | `terminal` | a terminal, and processes that have it |
 //! | `machine` | what is needed of the machine: root, descriptors, and programs |
 //!
 //! Where the next test goes: into the folder of `tests/` whose `main.rs` says its subject, and there
@@ -49,6 +50,7 @@ mod program;
 pub mod reloading;
 mod scratch;
 pub mod super_server;
+pub mod terminal;
 pub mod upstreams;
 mod waiting;
 

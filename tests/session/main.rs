@@ -5,6 +5,7 @@
 mod harness;
 
 mod client_names;
+mod confinement;
 mod environment;
 mod handler_outcomes;
 mod handlers;

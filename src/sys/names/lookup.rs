@@ -76,6 +76,9 @@ fn ask(question: Question, vigil: &mut Vigil) -> Result<String, NoAnswer> {
     let child = Child(sys::fork(|| {
         // If the session dies first, nobody is left who wants to know.
         let _ = prctl::set_pdeathsig(Signal::SIGKILL);
+        // What getent(1) has of ours, other programs of its user could take from it (ptrace(2)). It
+        // cannot fail: who was just forked leads no group.
+        let _ = sys::leave_terminal();
         question.ask_as_process(File::from(tell))
     })?);
     let mut text = Vec::new();

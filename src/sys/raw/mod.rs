@@ -6,6 +6,7 @@
 mod clock;
 mod hops;
 mod pages;
+mod rights;
 mod session;
 mod words;
 
@@ -29,6 +30,7 @@ use nix::unistd::{ForkResult, Pid};
 pub(crate) use clock::{LocalTime, local_time};
 pub(crate) use hops::{hops_left, limit_hops};
 pub(crate) use pages::Pages;
+pub(crate) use rights::leave_terminal;
 pub(crate) use session::fork_without;
 pub use words::Words;
 
@@ -137,10 +139,15 @@ pub(crate) fn ignore(signal: Signal) -> nix::Result<()> {
 /// More than the size of the kernel's `struct sigaction` anywhere.
 const DEFAULT_ACTION: [u64; 16] = [0; 16];
 
-/// Has the program start with every signal at its default and none blocked, and with no
-/// descriptor above 2, whatever we or our own parent left behind. Works for `spawn` and `exec`.
+/// Has the program start in a session of its own and without capabilities, with every signal at
+/// its default and none blocked, and with no descriptor above 2, whatever we or our own parent left
+/// behind. Works for `spawn` and `exec`. A child that is spawned leads its process group, too, and
+/// must not be given one by [`CommandExt::process_group`]: the leader of a group can begin no
+/// session.
 pub(crate) fn start_clean(command: &mut Command) {
     let clean = || {
+        rights::leave_terminal()?;
+        rights::give_up_capabilities()?;
         let last = libc::SIGRTMAX();
         // The size of the kernel's signal set in bytes: for signals 1 to 64, on MIPS to 127.
         let set_size = (last + 1) / 8;
