@@ -84,6 +84,8 @@ impl AccessProgram {
         let (errors, tell) = pipe2(OFlag::O_CLOEXEC)?;
         let to_client = client.socket.try_clone().map_err(errno_of)?;
         let errors = Lines::new(File::from(errors), who, journal)?;
+        // It may have the client's connection.
+        sys::end_with_us(&mut command);
         let spawned = command
             .stdin(Stdio::null())
             .stdout(Stdio::from(to_client))

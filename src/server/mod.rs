@@ -12,6 +12,7 @@ use std::os::fd::AsFd;
 use std::time::{Duration, Instant, SystemTime};
 
 use nix::errno::Errno;
+use nix::sys::prctl;
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 
@@ -88,6 +89,8 @@ pub(crate) fn run(
     log: &mut Log,
     again: Again,
 ) -> Result<Status, Error> {
+    // What a session's process leaves behind when it is killed comes to us.
+    prctl::set_child_subreaper(true).map_err(|errno| Error::system("prctl", errno))?;
     let mut supervisor = Supervisor {
         pidfile: match &setup.server.pidfile {
             Some(path) => Some(PidFile::create(path)?),
@@ -489,10 +492,15 @@ impl Supervisor<'_> {
                 break;
             }
         }
+        // Their programs are killed with them, and become our children.
+        let some_start_programs = self.sessions.some_start_programs();
         self.sessions.signal_all(Signal::SIGKILL);
         // Nothing survives that for long; who has written its own line is not given another.
         let deadline = Instant::now() + AT_MOST_EVERY;
-        while !self.sessions.is_empty() && Instant::now() < deadline {
+        let is_left = |sessions: &Sessions| {
+            !sessions.is_empty() || some_start_programs && sys::has_children()
+        };
+        while is_left(&self.sessions) && Instant::now() < deadline {
             if self
                 .sleep_and_reap(Some(deadline), Reason::Terminated)
                 .is_err()

@@ -6,7 +6,7 @@ use std::process::ExitStatus;
 use std::rc::Rc;
 use std::time::Instant;
 
-use nix::sys::signal::{Signal, kill};
+use nix::sys::signal::{Signal, kill, killpg};
 use nix::unistd::Pid;
 
 use crate::config::service::Service;
@@ -45,6 +45,20 @@ impl Session {
             signal,
             ..Ended::before_action(reason)
         });
+    }
+}
+
+/// Kills what is left of a program's process group when the program has ended with its session's
+/// process, instead of before it: the kernel has killed the program alone (`sys::end_with_us`), and it
+/// has become our child with that. What a program leaves behind that has ended by itself, or a program
+/// before us in this process, ends in its own time, however it does; only that a group is led by one
+/// which is killed is taken as a sign that the group is not to go on.
+fn end_group_of_orphan(orphan: Pid, status: ExitStatus) {
+    let asked_to_end = [Signal::SIGTERM, Signal::SIGKILL].map(|signal| Some(signal as i32));
+    if asked_to_end.contains(&status.signal()) {
+        // Its number is not given to another as long as the group has members. If it has none, there
+        // is nobody to be killed.
+        let _ = killpg(orphan, Signal::SIGKILL);
     }
 }
 
@@ -129,9 +143,8 @@ impl Sessions {
     /// Notes a child's end. One that was killed has its closed line written for it, with this
     /// reason.
     pub(super) fn end(&mut self, child: Pid, status: ExitStatus, reason: Reason, log: &Log) {
-        // Not ours is only what a program before us left behind in this process.
         let Some(session) = self.running.remove(&child) else {
-            return;
+            return end_group_of_orphan(child, status);
         };
         self.last_change = Instant::now();
         if let Some(seat) = &session.seat {
@@ -140,6 +153,13 @@ impl Sessions {
         if let Some(signal) = status.signal() {
             session.close(reason, Some(name_of(signal)), log);
         }
+    }
+
+    /// Whether there are any that a program may have been started for.
+    pub(super) fn some_start_programs(&self) -> bool {
+        self.running
+            .values()
+            .any(|session| session.service.starts_a_program())
     }
 
     pub(super) fn signal_all(&self, signal: Signal) {

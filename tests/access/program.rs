@@ -7,14 +7,14 @@ use std::net::{Shutdown, TcpListener};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use nix::sys::signal::Signal;
 
 use crate::harness::peers::reset;
+use crate::harness::processes::{Leftover, assert_nobody_is_left_of};
 use crate::harness::upstreams::{Forbidden, Upstream};
 use crate::harness::{
     PATIENCE, Scratch, Standalone, end_of, eventually, field, hand_over, launched_by, needs_root,
-    read_all, under_inetd, wait_for_line,
+    read_all, under_inetd,
 };
 
 /// An upstream that answers one request with "reply".
@@ -41,43 +41,6 @@ fn shell(scratch: &Scratch, body: &str) -> String {
     let file = scratch.join("access-program");
     fs::write(&file, body).unwrap();
     format!("/bin/sh {}", file.display())
-}
-
-/// A process that is ended when a test is over, however it ends.
-struct Leftover(Pid);
-
-impl Leftover {
-    /// The process whose id a script writes to a file.
-    fn noted_in(file: &std::path::Path) -> Leftover {
-        Leftover(Pid::from_raw(wait_for_line(file, "").parse().unwrap()))
-    }
-}
-
-impl Drop for Leftover {
-    fn drop(&mut self) {
-        // It has gone already if all went well.
-        let _ = kill(self.0, Signal::SIGKILL);
-    }
-}
-
-/// The processes of a group, but for those that have ended and wait for init to collect them.
-fn living_in_group(group: Pid) -> Vec<String> {
-    let all = fs::read_dir("/proc").unwrap();
-    all.filter_map(|entry| fs::read_to_string(entry.unwrap().path().join("stat")).ok())
-        .filter(|stat| {
-            // PID (NAME) STATE PARENT GROUP ...: proc_pid_stat(5).
-            let (_, rest) = stat.rsplit_once(") ").unwrap();
-            let fields: Vec<&str> = rest.split(' ').collect();
-            fields[0] != "Z" && fields[2] == group.to_string()
-        })
-        .collect()
-}
-
-fn assert_nobody_is_left_of(group: Pid) {
-    // SIGKILL has been sent, but takes effect when the kernel gets to it.
-    eventually("the end of a process group", || {
-        living_in_group(group).is_empty().then_some(())
-    });
 }
 
 #[test]

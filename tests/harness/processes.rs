@@ -2,14 +2,15 @@
 
 use std::fs;
 use std::os::fd::{FromRawFd, OwnedFd};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
 
 use nix::errno::Errno;
+use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use super::eventually;
+use super::{eventually, wait_for_line};
 
 /// The children of a process with one thread, oldest first; zombies too.
 pub fn children(parent: Pid) -> Vec<Pid> {
@@ -134,4 +135,42 @@ pub fn assert_quiet(pid: Pid, when: &str) {
         switches <= 20 && cpu <= Duration::from_millis(20),
         "{when}: {switches} context switches, {cpu:?} of processor time"
     );
+}
+
+/// A process that is ended when a test is over, however it ends.
+pub struct Leftover(pub Pid);
+
+impl Leftover {
+    /// The process whose id a script writes to a file.
+    pub fn noted_in(file: &Path) -> Leftover {
+        Leftover(Pid::from_raw(wait_for_line(file, "").parse().unwrap()))
+    }
+}
+
+impl Drop for Leftover {
+    fn drop(&mut self) {
+        // It has gone already if all went well.
+        let _ = kill(self.0, Signal::SIGKILL);
+    }
+}
+
+/// The processes of a group, but for those that have ended and wait for init to collect them.
+pub fn living_in_group(group: Pid) -> Vec<String> {
+    let all = fs::read_dir("/proc").unwrap();
+    all.filter_map(|entry| fs::read_to_string(entry.unwrap().path().join("stat")).ok())
+        .filter(|stat| {
+            // PID (NAME) STATE PARENT GROUP ...: proc_pid_stat(5).
+            let (_, rest) = stat.rsplit_once(") ").unwrap();
+            let fields: Vec<&str> = rest.split(' ').collect();
+            fields[0] != "Z" && fields[2] == group.to_string()
+        })
+        .collect()
+}
+
+/// Waits until no process of a group is left.
+pub fn assert_nobody_is_left_of(group: Pid) {
+    // SIGKILL has been sent, but takes effect when the kernel gets to it.
+    eventually("the end of a process group", || {
+        living_in_group(group).is_empty().then_some(())
+    });
 }

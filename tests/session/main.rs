@@ -9,5 +9,6 @@ mod confinement;
 mod environment;
 mod handler_outcomes;
 mod handlers;
+mod orphans;
 mod time_limits;
 mod users;

@@ -25,6 +25,7 @@ use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, SigmaskHow, Signal};
 use nix::sys::socket::{SockaddrLike, SockaddrStorage};
+use nix::sys::wait::{Id, WaitPidFlag, waitid};
 use nix::unistd::{ForkResult, Pid};
 
 pub(crate) use clock::{LocalTime, local_time};
@@ -186,7 +187,7 @@ pub(crate) fn start_clean(command: &mut Command) {
 }
 
 /// Has the program killed when this process ends, however it does: then nobody is left who waits
-/// for it.
+/// for it. What it has started is not: the supervisor sees to that, as the one that adopts it.
 pub(crate) fn end_with_us(command: &mut Command) {
     let us = nix::unistd::getpid();
     let bind = move || {
@@ -320,6 +321,13 @@ pub(crate) fn reap(child: Option<Pid>) -> Option<(Pid, ExitStatus)> {
             Err(_) => return None,
         }
     }
+}
+
+/// Whether there is a child that was not [collected](reap) yet, be it that it lives.
+pub(crate) fn has_children() -> bool {
+    let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
+    // Nix cannot say what it has found where a real-time signal has ended it.
+    !matches!(waitid(Id::All, flags), Err(Errno::ECHILD))
 }
 
 /// accept4(2): a socket that does not block, with close-on-exec, and the peer's address as it was when the connection was made
