@@ -1,12 +1,11 @@
 //! A line per ended session in a file of its own, for programs that read such files.
 
-use std::fs::File;
-use std::io::{self, Write};
+use std::io;
 use std::path::PathBuf;
 use std::time::SystemTime;
 
+use super::outlet::Outlet;
 use super::record::{Format, Record};
-use super::sink::open_file;
 use crate::terms::error::Error;
 use crate::terms::escape::escape;
 
@@ -22,7 +21,7 @@ pub(crate) struct Plan {
 /// The file.
 #[derive(Debug)]
 pub(super) struct AccessLog {
-    file: File,
+    file: Outlet,
     format: Format,
 }
 
@@ -30,7 +29,7 @@ impl AccessLog {
     /// Opens the file, or creates it.
     pub(super) fn open(plan: &Plan) -> Result<AccessLog, Error> {
         let Plan { path, format } = plan;
-        let file = open_file(path).map_err(|error| {
+        let file = Outlet::open(path).map_err(|error| {
             let path = escape(path.as_os_str().as_encoded_bytes());
             Error::io(format_args!("access log {path}"), &error)
         })?;
@@ -40,10 +39,9 @@ impl AccessLog {
         })
     }
 
-    /// Writes a line, with one write, so that lines of several processes do not mix.
+    /// Writes a line.
     pub(super) fn write(&self, record: &Record, tag: &str) -> io::Result<()> {
         let line = record.in_format(self.format, SystemTime::now(), tag);
-        let mut file = &self.file;
-        file.write_all(line.as_bytes())
+        self.file.write(&line)
     }
 }

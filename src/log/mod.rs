@@ -7,6 +7,7 @@
 mod access_log;
 mod journal;
 mod level;
+mod outlet;
 mod record;
 mod sink;
 mod syslog;
@@ -14,7 +15,6 @@ mod time;
 
 use std::borrow::Cow;
 use std::fmt::Display;
-use std::fs::File;
 use std::io::{self, IsTerminal, Write};
 use std::os::fd::AsFd;
 use std::process;
@@ -28,10 +28,11 @@ use access_log::AccessLog;
 pub(crate) use access_log::Plan as AccessLogPlan;
 pub(crate) use journal::{Ended, Journal, note_gone};
 pub(crate) use level::Level;
+use outlet::{Outlet, StandardError};
 pub(crate) use record::Format;
 use record::Record;
+use sink::Sink;
 pub(crate) use sink::Target;
-use sink::{Sink, open_file};
 pub(crate) use time::timestamp;
 
 /// The name under which lines are logged unless another is asked for.
@@ -57,21 +58,37 @@ pub(crate) struct Log {
     level: Level,
     sinks: Rc<[Sink]>,
     access_log: Option<Rc<AccessLog>>,
-    /// Standard error is there for people to read.
-    stderr: bool,
+    stderr: Stderr,
+}
+
+/// What standard error is to us.
+#[derive(Clone)]
+enum Stderr {
+    /// The client.
+    Client,
+    /// An answer to whoever has started us, who gets all of it.
+    Answer,
+    /// A log like others, which nobody may read.
+    Log(Rc<StandardError>),
 }
 
 impl Log {
     /// A log for what goes wrong before the settings are known: it has nothing but
     /// [`Log::fatal`] to say, on standard error, or to syslog where that is the client.
     pub(crate) fn at_start(streams: Streams) -> Log {
-        let stderr = !streams.stderr_is_client;
+        Log::of_errors(match streams.stderr_is_client {
+            true => Stderr::Client,
+            false => Stderr::Answer,
+        })
+    }
+
+    fn of_errors(stderr: Stderr) -> Log {
         Log {
             name: Rc::from(DEFAULT_NAME),
             level: Level::Error,
             sinks: match stderr {
-                true => Rc::new([]),
-                false => Rc::new([Sink::syslog(false)]),
+                Stderr::Client => Rc::new([Sink::syslog(None)]),
+                Stderr::Answer | Stderr::Log(_) => Rc::new([]),
             },
             access_log: None,
             stderr,
@@ -87,29 +104,35 @@ impl Log {
             targets,
             access_log,
         } = plan;
-        let stderr = !streams.stderr_is_client;
+        let stderr = (!streams.stderr_is_client).then(|| Rc::new(StandardError::default()));
         let mut sinks = Vec::new();
         for target in targets {
-            sinks.push(match target {
-                Target::Stderr if stderr => Sink::Stderr,
-                Target::Stdout if !streams.stdout_is_client() => {
-                    let duplicate = io::stdout().as_fd().try_clone_to_owned();
-                    let duplicate = duplicate.map_err(|error| Error::io("dup", &error))?;
-                    Sink::Stdout(File::from(duplicate))
+            sinks.push(match (target, &stderr) {
+                (Target::Stderr, Some(stream)) => Sink::Stderr(Rc::clone(stream)),
+                (Target::Stdout, _) if !streams.stdout_is_client() => {
+                    let outlet = Outlet::of(io::stdout().as_fd());
+                    Sink::Stdout(outlet.map_err(|error| Error::io("standard output", &error))?)
                 }
-                Target::File(path) => Sink::File(open_file(path).map_err(|error| {
+                (Target::File(path), _) => Sink::File(Outlet::open(path).map_err(|error| {
                     let path = escape(path.as_os_str().as_encoded_bytes());
                     Error::io(format_args!("log file {path}"), &error)
                 })?),
-                Target::Syslog | Target::Stderr | Target::Stdout => Sink::syslog(stderr),
+                (Target::Syslog | Target::Stderr | Target::Stdout, _) => {
+                    Sink::syslog(stderr.clone())
+                }
             });
         }
         if sinks.is_empty() {
-            let on_terminal = standalone && stderr && io::stderr().is_terminal();
-            sinks.push(Sink::syslog(stderr && !on_terminal));
-            if on_terminal {
-                sinks.push(Sink::Stderr);
+            match &stderr {
+                Some(stream) if standalone && io::stderr().is_terminal() => {
+                    sinks.push(Sink::syslog(None));
+                    sinks.push(Sink::Stderr(Rc::clone(stream)));
+                }
+                _ => sinks.push(Sink::syslog(stderr.clone())),
             }
+        }
+        if standalone {
+            sinks.iter().for_each(Sink::prepare);
         }
         Ok(Log {
             name: Rc::from(name.as_deref().unwrap_or(DEFAULT_NAME)),
@@ -119,7 +142,7 @@ impl Log {
                 Some(plan) => Some(Rc::new(AccessLog::open(plan)?)),
                 None => None,
             },
-            stderr,
+            stderr: stderr.map_or(Stderr::Client, Stderr::Log),
         })
     }
 
@@ -148,17 +171,27 @@ impl Log {
     /// log's targets are, unless that is the client; and in the log.
     pub(crate) fn fatal(&self, error: &Error) {
         let text = printable(error);
-        if self.stderr {
-            // Nobody is left to tell if this fails.
-            let _ = io::stderr().write_all(format!("{}: {text}\n", DEFAULT_NAME).as_bytes());
+        let line = || format!("{DEFAULT_NAME}: {text}\n");
+        // Nobody is left to tell if one of these fails.
+        match &self.stderr {
+            Stderr::Client => {}
+            Stderr::Answer => drop(io::stderr().write_all(line().as_bytes())),
+            Stderr::Log(stream) => drop(stream.write(&line())),
         }
         for sink in self.sinks.iter() {
-            let written = match sink {
-                Sink::Stderr => Ok(()),
-                Sink::Syslog(syslog) => syslog.borrow_mut().write(Level::Error, &self.name, &text),
-                Sink::Stdout(_) | Sink::File(_) => sink.write(Level::Error, &self.name, &text),
-            };
-            let _ = written;
+            match sink {
+                Sink::Stderr(_) => {}
+                Sink::Syslog(syslog) => {
+                    drop(
+                        syslog
+                            .borrow_mut()
+                            .write_there(Level::Error, &self.name, &text),
+                    );
+                }
+                Sink::Stdout(_) | Sink::File(_) => {
+                    drop(sink.write(Level::Error, &self.name, &text));
+                }
+            }
         }
     }
 
@@ -223,7 +256,11 @@ pub fn report_panics(streams: Streams) {
             Some(place) => place,
             None => &"an unknown place",
         };
-        Log::at_start(streams).fatal(&Error::new(
+        let stderr = match streams.stderr_is_client {
+            true => Stderr::Client,
+            false => Stderr::Log(Rc::default()),
+        };
+        Log::of_errors(stderr).fatal(&Error::new(
             Status::System,
             format!("internal error at {place}: {message}"),
         ));

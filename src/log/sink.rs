@@ -2,17 +2,14 @@
 
 use std::cell::RefCell;
 use std::fmt;
-use std::fs::{File, OpenOptions};
-use std::io::{self, Write};
-use std::os::fd::AsFd;
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::{Path, PathBuf};
+use std::io;
+use std::path::PathBuf;
 use std::process;
+use std::rc::Rc;
 use std::time::SystemTime;
 
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-
 use super::Level;
+use super::outlet::{Outlet, StandardError};
 use super::syslog::Syslog;
 use super::time::timestamp;
 use crate::terms::escape::brief;
@@ -65,15 +62,16 @@ impl fmt::Display for Target {
 
 pub(super) enum Sink {
     Syslog(RefCell<Syslog>),
-    Stderr,
-    /// A duplicate of our own: descriptor 1 becomes a handler's, and so a client's, even where the
-    /// handler then cannot be started.
-    Stdout(File),
-    File(File),
+    /// With the name and the process before each line.
+    Stderr(Rc<StandardError>),
+    Stdout(Outlet),
+    /// With the time before them.
+    File(Outlet),
 }
 
 impl Sink {
-    pub(super) fn syslog(fall_back: bool) -> Sink {
+    /// The system's log; standard error takes its place where there is none, if it may.
+    pub(super) fn syslog(fall_back: Option<Rc<StandardError>>) -> Sink {
         Sink::Syslog(RefCell::new(Syslog::new(fall_back)))
     }
 
@@ -81,55 +79,33 @@ impl Sink {
     pub(super) fn is_heard(&self) -> bool {
         match self {
             Sink::Syslog(syslog) => syslog.borrow_mut().is_heard(),
-            Sink::Stderr | Sink::Stdout(_) | Sink::File(_) => true,
+            Sink::Stderr(_) | Sink::Stdout(_) | Sink::File(_) => true,
         }
     }
 
-    /// Writes one line with one write, so that lines of several processes do not mix.
+    /// Does what would otherwise be done at the first line, by each session for itself.
+    pub(super) fn prepare(&self) {
+        if let Sink::Stderr(stream) = self {
+            stream.prepare();
+        }
+    }
+
     pub(super) fn write(&self, level: Level, name: &str, text: &str) -> io::Result<()> {
-        let tagged = || format!("{name}[{}]: {text}\n", process::id());
         match self {
-            Sink::Syslog(syslog) => {
-                let mut syslog = syslog.borrow_mut();
-                syslog.write(level, name, text)?;
-                match syslog.falls_back() {
-                    true => Sink::Stderr.write(level, name, text),
-                    false => Ok(()),
-                }
-            }
-            Sink::Stderr => write_if_ready(&mut io::stderr(), &tagged()),
-            Sink::Stdout(stream) => {
-                let mut stream = stream;
-                write_if_ready(&mut stream, &tagged())
-            }
-            Sink::File(file) => {
-                let mut file = file;
+            Sink::Syslog(syslog) => syslog.borrow_mut().write(level, name, text),
+            Sink::Stderr(stream) => stream.write(&tagged(name, text)),
+            Sink::Stdout(outlet) => outlet.write(&tagged(name, text)),
+            Sink::File(outlet) => {
                 let time = timestamp(SystemTime::now(), 3);
-                file.write_all(format!("{time} {}", tagged()).as_bytes())
+                outlet.write(&format!("{time} {}", tagged(name, text)))
             }
         }
     }
 }
 
-/// Writes a line to a stream that others share, and whose flags are not ours to change. One that
-/// nobody reads loses it: nothing waits for a log.
-fn write_if_ready<S: Write + AsFd>(stream: &mut S, line: &str) -> io::Result<()> {
-    let mut set = [PollFd::new(stream.as_fd(), PollFlags::POLLOUT)];
-    match poll(&mut set, PollTimeout::ZERO)? {
-        0 => Err(io::ErrorKind::WouldBlock.into()),
-        _ => stream.write_all(line.as_bytes()),
-    }
-}
-
-/// Opens a file to append lines to, or creates it: readable by its owner and group. A FIFO is not
-/// waited for.
-pub(crate) fn open_file(path: &Path) -> io::Result<File> {
-    OpenOptions::new()
-        .append(true)
-        .create(true)
-        .mode(0o640)
-        .custom_flags(libc::O_NONBLOCK)
-        .open(path)
+/// A line as standard streams have it.
+pub(super) fn tagged(name: &str, text: &str) -> String {
+    format!("{name}[{}]: {text}\n", process::id())
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@ use std::io::{self, BufWriter, Write};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::process;
+use std::rc::Rc;
 use std::time::SystemTime;
 
 use nix::errno::Errno;
@@ -12,13 +13,15 @@ use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, soc
 use syslog::{LogFormat, Logger, LoggerBackend, Severity};
 
 use super::Level;
+use super::outlet::{LONGEST, StandardError, within};
+use super::sink::tagged;
 use crate::sys;
 
 /// The system's log.
 pub(super) struct Syslog {
     connection: Connection,
-    /// Whether standard error takes its place where there is none.
-    fall_back: bool,
+    /// What takes its place where there is none.
+    fall_back: Option<Rc<StandardError>>,
 }
 
 /// A connection to the system's log, made when it is first needed.
@@ -29,7 +32,7 @@ enum Connection {
 }
 
 impl Syslog {
-    pub(super) fn new(fall_back: bool) -> Syslog {
+    pub(super) fn new(fall_back: Option<Rc<StandardError>>) -> Syslog {
         Syslog {
             connection: Connection::Untried,
             fall_back,
@@ -41,11 +44,20 @@ impl Syslog {
         if let Connection::Untried = self.connection {
             self.connection = Connection::new();
         }
-        self.fall_back || matches!(self.connection, Connection::Open(_))
+        self.fall_back.is_some() || matches!(self.connection, Connection::Open(_))
+    }
+
+    /// Writes a line; to what takes its place where there is no system's log.
+    pub(super) fn write(&mut self, level: Level, name: &str, text: &str) -> io::Result<()> {
+        self.write_there(level, name, text)?;
+        match (&self.connection, &self.fall_back) {
+            (Connection::Absent, Some(stream)) => stream.write(&tagged(name, text)),
+            _ => Ok(()),
+        }
     }
 
     /// Writes a line if there is a system's log.
-    pub(super) fn write(&mut self, level: Level, name: &str, text: &str) -> io::Result<()> {
+    pub(super) fn write_there(&mut self, level: Level, name: &str, text: &str) -> io::Result<()> {
         if !self.is_heard() {
             return Ok(());
         }
@@ -65,7 +77,9 @@ impl Syslog {
         let Connection::Open(logger) = &mut self.connection else {
             return Ok(());
         };
-        let line = (name, text);
+        let header = HEADER + name.len() + MOST_OF_PROCESS;
+        let text = within(text, LONGEST - header);
+        let line = (name, &*text);
         let sent = match level {
             Level::Error => logger.err(line),
             Level::Warning => logger.warning(line),
@@ -77,11 +91,6 @@ impl Syslog {
             syslog::Error::Write(error) => error,
             error => io::Error::other(error),
         })
-    }
-
-    /// Whether lines belong on standard error, as there is no system's log.
-    pub(super) fn falls_back(&self) -> bool {
-        self.fall_back && matches!(self.connection, Connection::Absent)
     }
 }
 
@@ -121,6 +130,10 @@ fn connected(kind: SockType) -> nix::Result<OwnedFd> {
 /// `Formatter3164` fixes name and process id when it is made; ours outlives a fork.
 #[derive(Clone)]
 struct Rfc3164;
+
+/// How long what comes before a text can be: `<31>Nov 21 16:04:00 `, and `[4194303]: ` behind the name.
+const HEADER: usize = 20;
+const MOST_OF_PROCESS: usize = 11;
 
 /// Facility daemon, RFC 3164 §4.1.1.
 const DAEMON: u8 = 3 << 3;

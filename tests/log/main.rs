@@ -6,3 +6,4 @@ mod harness;
 mod access_log;
 mod access_log_formats;
 mod sinks;
+mod unread;

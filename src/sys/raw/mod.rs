@@ -9,6 +9,7 @@ mod pages;
 mod rights;
 mod session;
 mod words;
+mod writing;
 
 use std::ffi::CStr;
 use std::io;
@@ -34,6 +35,7 @@ pub(crate) use pages::Pages;
 pub(crate) use rights::leave_terminal;
 pub(crate) use session::fork_without;
 pub use words::Words;
+pub(crate) use writing::write_now;
 
 /// Which watched signals have arrived and were not asked about yet: bit N is signal N.
 static ARRIVED: AtomicU64 = AtomicU64::new(0);

@@ -1,0 +1,184 @@
+//! What lines are written to: a file, a pipe, a terminal, a socket. None of them is waited for.
+
+use std::borrow::Cow;
+use std::cell::{Cell, OnceCell};
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
+use std::path::Path;
+
+use nix::errno::Errno;
+use nix::fcntl::OFlag;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::socket::{MsgFlags, send};
+
+use crate::sys;
+
+/// The longest line for whom it is read by at once, with its end: what a pipe takes whole or not at
+/// all (pipe(7), `PIPE_BUF`).
+pub(super) const LONGEST: usize = libc::PIPE_BUF;
+
+/// What a line ends with that was cut.
+const CUT: &str = "...";
+
+/// Something that lines are written to.
+#[derive(Debug)]
+pub(super) struct Outlet {
+    file: File,
+    kind: Kind,
+    /// The last line did not go in whole.
+    torn: Cell<bool>,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Kind {
+    /// Keeps what is written; the disk alone is waited for.
+    File,
+    /// A pipe or a device that was opened for us alone: it does not wait (`O_NONBLOCK`).
+    Own,
+    /// One that others share, and whose flags are not ours to change.
+    Shared,
+    Socket,
+}
+
+impl Outlet {
+    /// A file, appended to, or created: readable by its owner and group. A FIFO is not waited for.
+    pub(super) fn open(path: &Path) -> io::Result<Outlet> {
+        let file = options().create(true).mode(0o640).open(path)?;
+        let kind = match file.metadata()?.is_file() {
+            true => Kind::File,
+            false => Kind::Own,
+        };
+        Ok(Outlet::new(file, kind))
+    }
+
+    /// A standard stream. It is ours even if its number becomes a handler's, and so a client's,
+    /// although the handler then cannot be started.
+    pub(super) fn of(stream: BorrowedFd) -> io::Result<Outlet> {
+        let shared = File::from(stream.try_clone_to_owned()?);
+        let found = shared.metadata()?.file_type();
+        if found.is_socket() {
+            return Ok(Outlet::new(shared, Kind::Socket));
+        }
+        if !found.is_fifo() && !found.is_char_device() {
+            return Ok(Outlet::new(shared, Kind::File));
+        }
+        // To be opened once more is not allowed where another user has made it, and needs /proc.
+        let path = format!("/proc/self/fd/{}", stream.as_raw_fd());
+        Ok(match options().open(path) {
+            Ok(own) => Outlet::new(own, Kind::Own),
+            Err(_) => Outlet::new(shared, Kind::Shared),
+        })
+    }
+
+    fn new(file: File, kind: Kind) -> Outlet {
+        Outlet {
+            file,
+            kind,
+            torn: Cell::new(false),
+        }
+    }
+
+    /// Writes one line, with one write, so that lines of several processes do not mix. What is not
+    /// taken at once is lost, and a line that is too long for that is cut.
+    pub(super) fn write(&self, line: &str) -> io::Result<()> {
+        let mut line = match self.kind {
+            Kind::File => Cow::Borrowed(line),
+            Kind::Own | Kind::Shared | Kind::Socket => within(line, LONGEST),
+        };
+        if self.torn.get() {
+            line = Cow::Owned(format!("\n{line}"));
+        }
+        let written = self.take(line.as_bytes())?;
+        self.torn.set(written < line.len());
+        match written < line.len() {
+            true => Err(io::ErrorKind::WriteZero.into()),
+            false => Ok(()),
+        }
+    }
+
+    /// How much of it was taken at once.
+    fn take(&self, line: &[u8]) -> io::Result<usize> {
+        let mut file = &self.file;
+        match self.kind {
+            Kind::File | Kind::Own => file.write(line),
+            Kind::Shared => match sys::write_now(file.as_fd(), line) {
+                // What the kernel does not do so for this kind, or not yet (pipes: Linux 6.4). It may
+                // still have to wait then, if others write at the same moment.
+                Err(Errno::EOPNOTSUPP) => {
+                    let mut set = [PollFd::new(file.as_fd(), PollFlags::POLLOUT)];
+                    match poll(&mut set, PollTimeout::ZERO)? {
+                        0 => Err(io::ErrorKind::WouldBlock.into()),
+                        _ => file.write(line),
+                    }
+                }
+                written => Ok(written?),
+            },
+            Kind::Socket => {
+                let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
+                Ok(send(file.as_raw_fd(), line, flags)?)
+            }
+        }
+    }
+}
+
+/// Standard error, looked at when there is something to say: most sessions under inetd have nothing
+/// to say there.
+#[derive(Debug, Default)]
+pub(super) struct StandardError(OnceCell<Option<Outlet>>);
+
+impl StandardError {
+    /// Looks at it now, so that no session has to.
+    pub(super) fn prepare(&self) -> Option<&Outlet> {
+        let opened = || Outlet::of(io::stderr().as_fd()).ok();
+        self.0.get_or_init(opened).as_ref()
+    }
+
+    pub(super) fn write(&self, line: &str) -> io::Result<()> {
+        match self.prepare() {
+            Some(outlet) => outlet.write(line),
+            None => Err(io::ErrorKind::NotFound.into()),
+        }
+    }
+}
+
+/// How something is opened that lines are written to: it does not wait for its reader, and is no
+/// controlling terminal of ours.
+fn options() -> OpenOptions {
+    let mut options = OpenOptions::new();
+    options
+        .append(true)
+        .custom_flags((OFlag::O_NONBLOCK | OFlag::O_NOCTTY).bits());
+    options
+}
+
+/// A text within so many bytes: cut, if it has to be, where a character begins. An end of line
+/// stays at its end.
+pub(super) fn within(text: &str, longest: usize) -> Cow<'_, str> {
+    if text.len() <= longest {
+        return Cow::Borrowed(text);
+    }
+    let end = if text.ends_with('\n') { "\n" } else { "" };
+    let room = longest.saturating_sub(CUT.len() + end.len());
+    let cut = (0..=room).rfind(|&at| text.is_char_boundary(at));
+    Cow::Owned(format!("{}{CUT}{end}", &text[..cut.unwrap_or(0)]))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_text_is_cut_where_a_character_begins() {
+        for (text, longest, expected) in [
+            ("12345678\n", 9, "12345678\n"),
+            ("123456789\n", 9, "12345...\n"),
+            ("123456789", 8, "12345..."),
+            ("1234€6789\n", 9, "1234...\n"),
+            ("12€456789\n", 9, "12€...\n"),
+        ] {
+            assert_eq!(within(text, longest), expected);
+        }
+    }
+}
