@@ -107,6 +107,30 @@ fn a_name_made_to_forge_the_log_does_not() {
 }
 
 #[test]
+fn a_name_that_is_read_as_the_address_itself_is_none() {
+    for labels in [
+        &["2130706433"][..],
+        &["0x7f000001"],
+        &["0177", "1"],
+        &["127", "0", "0", "1"],
+    ] {
+        privately(|| {
+            let scratch = Scratch::new();
+            let _names = names(&scratch, "");
+            name_server(|name, _| match name {
+                "1.0.0.127.in-addr.arpa" => {
+                    Answer::Name(labels.iter().map(|label| label.as_bytes().into()).collect())
+                }
+                _ => Answer::Unknown,
+            });
+            let (name, _, opened) = client_name();
+            assert_eq!(name, "[127.0.0.1]", "{labels:?}");
+            assert!(!opened.contains("name="), "{opened}");
+        });
+    }
+}
+
+#[test]
 fn no_name_is_looked_up_where_no_program_asks() {
     privately(|| {
         let scratch = Scratch::new();

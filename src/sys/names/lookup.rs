@@ -58,7 +58,7 @@ pub(crate) fn confirmed_name(address: IpAddr) -> Option<String> {
     let name = nss::name_in(&answer)?;
     // Programs are often shell scripts, and name services pass on what others say.
     let fits = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_');
-    if !name.bytes().all(fits) {
+    if !name.bytes().all(fits) || is_read_as_address(name) {
         return None;
     }
     let answer = ask(Question::Addresses(name), vigil).ok()?;
@@ -67,6 +67,21 @@ pub(crate) fn confirmed_name(address: IpAddr) -> Option<String> {
         .iter()
         .any(|found| found.ip().to_canonical() == address);
     confirmed.then(|| name.to_owned())
+}
+
+/// Whether a resolver would take a name for an address instead of asking for its addresses, so that
+/// it seems to lead wherever its owner likes: numbers between dots (inet_aton(3)), be they decimal,
+/// octal or hexadecimal, and however many. No true name ends in one (RFC 3696, section 2).
+fn is_read_as_address(name: &str) -> bool {
+    let is_number = |part: &str| {
+        let hexadecimal = part.strip_prefix("0x").or(part.strip_prefix("0X"));
+        match hexadecimal {
+            Some(digits) => digits.bytes().all(|b| b.is_ascii_hexdigit()),
+            None => part.bytes().all(|b| b.is_ascii_digit()),
+        }
+    };
+    // Parts without a digit are what there is before, between and behind dots.
+    name.split('.').all(is_number)
 }
 
 /// Has a question answered by a child process.
@@ -110,5 +125,46 @@ impl Drop for Child {
         // It may have ended already; then there is only its status to collect.
         let _ = kill(self.0, Signal::SIGKILL);
         let _ = waitpid(self.0, None);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_resolver_takes_for_an_address_is_no_name() {
+        for address in [
+            "3405803785",
+            "0xcb007109",
+            "0XCB007109",
+            "203.28937",
+            "203.0.28937",
+            "203.0.113.9",
+            "0313.0.0161.011",
+            "0xcb.0.113.9",
+            "203.0.113.9.",
+            "3405803785.",
+            "0x",
+            "1.2.3.4.5",
+            "",
+            ".",
+        ] {
+            assert!(is_read_as_address(address), "{address}");
+        }
+        for name in [
+            "a.example",
+            "9.113.0.203.in-addr.arpa",
+            "7up.example",
+            "0x7f.example",
+            "cafe",
+            "0xg",
+            "x1",
+            "1-2",
+            "web.1a",
+            "0y1.2",
+        ] {
+            assert!(!is_read_as_address(name), "{name}");
+        }
     }
 }
