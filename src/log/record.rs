@@ -81,6 +81,8 @@ impl Record<'_> {
     /// As rinetd's `logcommon`, with one blank before the zone and the true zone in its place.
     fn common(&self, now: SystemTime) -> String {
         let [local_host, local_port, server_host, server_port] = self.columns();
+        // As Apache does it (mod_log_config, custom log formats); a backslash has become two before.
+        let server_host = server_host.replace('"', "\\\"");
         let offset = sys::local_time(now).offset;
         let sign = if offset < 0 { '-' } else { '+' };
         let (hours, minutes) = (offset.abs() / 60, offset.abs() % 60);
@@ -120,7 +122,9 @@ impl Record<'_> {
             None => ("-".to_owned(), "0".to_owned()),
         };
         let server = escape_word(&self.ended.server);
+        // A path is whole, whatever is in it.
         let (host, port) = match server.rsplit_once(':') {
+            _ if server.contains('/') => return [local_host, local_port, server, "0".to_owned()],
             Some((host, port)) if port.bytes().all(|b| b.is_ascii_digit()) => (host, port),
             _ => (server.as_str(), "0"),
         };
@@ -289,6 +293,40 @@ mod tests {
             common.starts_with("192.0.2.7 - - [") && common.ends_with(request),
             "{common}"
         );
+    }
+
+    #[test]
+    fn a_handlers_path_stays_one_field_in_each_format() {
+        for (path, escaped) in [
+            ("/bin/a \"b\"", "/bin/a\\x20\"b\""),
+            ("/bin/a\\\"b\\", "/bin/a\\\\\"b\\\\"),
+            ("/bin/a\tb\n\u{1b}", "/bin/a\\x09b\\x0a\\x1b"),
+            ("/bin/\u{fffd}\u{85}", "/bin/\u{fffd}\\u{85}"),
+            ("/bin/a:25", "/bin/a:25"),
+            ("./[", "./["),
+            ("./[a]:7]", "./[a]:7]"),
+            ("unix:/run/a:7", "unix:/run/a:7"),
+        ] {
+            let ended = Ended::without_bytes(path, Reason::HandlerExited);
+            let facts = facts();
+            let record = record(&facts, &ended);
+            let line = record.to_string();
+            assert!(
+                line.contains(&format!(" server={escaped} sent=0 ")),
+                "{line}"
+            );
+            let rinetd = record.rinetd(SystemTime::now());
+            let columns: Vec<&str> = rinetd.split('\t').collect();
+            assert_eq!((columns.len(), columns[4], columns[5]), (9, escaped, "0"));
+            let common = record.common(SystemTime::now());
+            let (_, request) = common.split_once('"').unwrap();
+            // As Apache has it: a quote within the field has a backslash before it.
+            let expected = format!(
+                "GET /rinetd-services/2001:db8::1/25/{}/0/handler-exited HTTP/1.0\" 200 0 - - - 0\n",
+                escaped.replace('"', "\\\"")
+            );
+            assert_eq!(request, expected);
+        }
     }
 
     #[test]
