@@ -26,7 +26,7 @@ use crate::relay;
 use crate::session;
 use crate::source::{Client, Listener, Listeners};
 use crate::sys;
-use crate::sys::wait;
+use crate::sys::{streams, wait};
 use crate::terms::error::{Error, Status, describe};
 use crate::terms::reason::Reason;
 use notify::Notifier;
@@ -89,6 +89,7 @@ pub(crate) fn run(
     log: &mut Log,
     again: Again,
 ) -> Result<Status, Error> {
+    streams::append_to_stderr();
     // What a session's process leaves behind when it is killed comes to us.
     prctl::set_child_subreaper(true).map_err(|errno| Error::system("prctl", errno))?;
     let mut supervisor = Supervisor {

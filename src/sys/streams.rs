@@ -3,9 +3,9 @@
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, IntoRawFd, OwnedFd, RawFd};
 
-use nix::fcntl::{OFlag, open};
+use nix::fcntl::{FcntlArg, OFlag, fcntl, open};
 use nix::sys::socket::{AddressFamily, SockaddrLike, SockaddrStorage, getsockname};
-use nix::sys::stat::Mode;
+use nix::sys::stat::{Mode, fstat};
 use nix::unistd::close;
 
 use crate::sys;
@@ -40,6 +40,21 @@ impl Streams {
     /// Whether standard output is.
     pub(crate) fn stdout_is_client(self) -> bool {
         may_be_client(io::stdout().as_fd())
+    }
+}
+
+/// Has everybody who shares standard error with us append to it, where it is a file: a handler that
+/// moves in it must not move what is logged. `2>log` of a shell opens it otherwise.
+pub(crate) fn append_to_stderr() {
+    let stderr = io::stderr();
+    let is_file = fstat(&stderr).is_ok_and(|found| found.st_mode & libc::S_IFMT == libc::S_IFREG);
+    if !is_file {
+        return;
+    }
+    if let Ok(flags) = fcntl(&stderr, FcntlArg::F_GETFL) {
+        let flags = OFlag::from_bits_retain(flags) | OFlag::O_APPEND;
+        // A file system that does not allow it leaves things as they are.
+        let _ = fcntl(&stderr, FcntlArg::F_SETFL(flags));
     }
 }
 

@@ -551,3 +551,38 @@ fn a_path_with_control_characters_is_escaped() {
     let forged = lines.iter().any(|line| line.starts_with("session 99"));
     assert!(!forged, "{lines:#?}");
 }
+
+#[test]
+fn a_file_on_standard_error_is_appended_to_wherever_it_stands() {
+    let scratch = Scratch::new();
+    let path = scratch.join("log");
+    // As `2>log` of a shell opens it, and not as `2>>log` does.
+    let mut file = fs::File::create(&path).unwrap();
+    let place = format!("127.0.0.1:{}", crate::harness::free_port());
+    let mut command = Command::new(TCPPROXY);
+    command.args(["-b", &place, "--log", "stderr", "/bin/sh", "-c"]);
+    command.arg("read line; echo from a handler >&2; echo done");
+    command
+        .stdin(Stdio::null())
+        .stderr(file.try_clone().unwrap());
+    let log = crate::harness::Lines::default();
+    let child = command.spawn().unwrap();
+    let mut server = Running { child, log };
+    let listening = crate::harness::wait_for_line(&path, "listening on ");
+    let client = || {
+        let client = patient(TcpStream::connect(&place).unwrap());
+        (&client).write_all(b"go\n").unwrap();
+        assert_eq!(read_all(client), b"done\n");
+    };
+    client();
+    // What any handler can do: the place is that of everybody who has the file from us.
+    std::io::Seek::seek(&mut file, std::io::SeekFrom::Start(0)).unwrap();
+    client();
+    server.signal(Signal::SIGTERM);
+    server.status();
+    let text = fs::read_to_string(&path).unwrap();
+    assert_eq!(text.lines().next(), Some(listening.as_str()), "{text}");
+    for line in ["from a handler", " opened: ", " closed: "] {
+        assert_eq!(text.matches(line).count(), 2, "{line}: {text}");
+    }
+}
