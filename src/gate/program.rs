@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::poll::{PollFd, PollFlags};
+use nix::sys::prctl;
 use nix::sys::signal::Signal;
 use nix::sys::socket::{Shutdown, shutdown};
 use nix::unistd::{Pid, pipe2};
@@ -84,6 +85,9 @@ impl AccessProgram {
         let (errors, tell) = pipe2(OFlag::O_CLOEXEC)?;
         let to_client = client.socket.try_clone().map_err(errno_of)?;
         let errors = Lines::new(File::from(errors), who, journal)?;
+        // Started by a super-server without root, we have the same user: it must not trace us. A
+        // handler that we become is as any program is.
+        prctl::set_dumpable(false)?;
         // It may have the client's connection.
         sys::end_with_us(&mut command);
         let spawned = command

@@ -26,7 +26,7 @@ use crate::relay;
 use crate::session;
 use crate::source::{Client, Listener, Listeners};
 use crate::sys;
-use crate::sys::{streams, wait};
+use crate::sys::{streams, user, wait};
 use crate::terms::error::{Error, Status, describe};
 use crate::terms::reason::Reason;
 use notify::Notifier;
@@ -90,6 +90,11 @@ pub(crate) fn run(
     again: Again,
 ) -> Result<Status, Error> {
     streams::append_to_stderr();
+    if !user::has_root() {
+        // Handlers have our user then, and must not trace us or other sessions (ptrace(2)). Where
+        // root's ids are given up, the kernel sees to it itself; and a handler is as any program is.
+        prctl::set_dumpable(false).map_err(|errno| Error::system("prctl", errno))?;
+    }
     // What a session's process leaves behind when it is killed comes to us.
     prctl::set_child_subreaper(true).map_err(|errno| Error::system("prctl", errno))?;
     let mut supervisor = Supervisor {

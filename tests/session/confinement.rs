@@ -96,3 +96,42 @@ fn programs_have_no_capability_that_the_server_was_given() {
         end_of(&mut child);
     }
 }
+
+/// A script that says whether it could trace its parent, and that one's parent: what is behind these
+/// files is for whoever could (proc(5)).
+const SAY_TRACED: &str = "\
+    for process in $PPID $(cut -d' ' -f4 /proc/$PPID/stat); do\n\
+    if cat /proc/$process/environ >/dev/null 2>&1; then echo open; else echo closed; fi\n\
+    done";
+
+#[test]
+fn programs_cannot_trace_sessions_or_servers_of_their_own_user() {
+    needs_root();
+    let scratch = Scratch::new();
+    let access = scratch.script("access", SAY_TRACED);
+    let handler = scratch.script("handler", SAY_TRACED);
+    let as_nobody = [
+        "setpriv",
+        "--reuid=65534",
+        "--regid=65534",
+        "--clear-groups",
+    ];
+    let script = format!("{}; exit 0", handler.display());
+    let tried = [&as_nobody[..], &["sh", "-c", &script]].concat();
+    let output = std::process::Command::new(tried[0])
+        .args(&tried[1..])
+        .output();
+    assert!(
+        output.unwrap().stdout.starts_with(b"open\n"),
+        "it finds out"
+    );
+    let arguments = ["-a", access.to_str().unwrap(), handler.to_str().unwrap()];
+    let server = Standalone::launched_by(&as_nobody, &arguments);
+    let said = String::from_utf8(read_all(server.connect())).unwrap();
+    assert_eq!(said, "closed\nclosed\n".repeat(2));
+    let arguments = ["-a", access.to_str().unwrap(), "/bin/true"];
+    let (client, mut child) = hand_over(&mut launched_by(&as_nobody, &arguments));
+    let said = String::from_utf8(read_all(client)).unwrap();
+    assert!(said.starts_with("closed\n"), "{said}");
+    end_of(&mut child);
+}
