@@ -1,9 +1,12 @@
 //! The pid file: who may take it, and what becomes of it.
 
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
+use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, fcntl};
 use nix::sys::signal::Signal;
 
 use crate::harness::clients::connect;
@@ -146,4 +149,46 @@ fn a_pid_file_that_somebody_else_has_put_there_is_left_alone() {
     server.signal(Signal::SIGTERM);
     assert_eq!(server.status().code(), Some(0));
     assert_eq!(fs::read_to_string(&path).unwrap(), "another");
+}
+
+#[test]
+fn a_pid_file_that_somebody_only_reads_keeps_nobody_from_starting() {
+    let scratch = Scratch::new();
+    let path = scratch.join("pid");
+    let form = format!("--pidfile={}", path.display());
+    let upstream = echo().to_string();
+    let (mut crashed, port) = start(&[&form, &upstream]);
+    assert_echoes(&connect(port));
+    crashed.signal(Signal::SIGKILL);
+    crashed.status();
+    let left = fs::read_to_string(&path).unwrap();
+    // As everybody may lock it who may read it.
+    let reader = fs::File::open(&path).unwrap();
+    let lock = libc::flock {
+        l_type: libc::F_RDLCK as libc::c_short,
+        l_whence: libc::SEEK_SET as libc::c_short,
+        l_start: 0,
+        l_len: 0,
+        l_pid: 0,
+    };
+    fcntl(&reader, FcntlArg::F_OFD_SETLK(&lock)).unwrap();
+
+    let (mut server, port) = start(&[&form, &upstream]);
+    assert_echoes(&connect(port));
+    let expected = format!("{}\n", server.pid());
+    assert_eq!(fs::read_to_string(&path).unwrap(), expected);
+    assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o644);
+    // It cannot be locked by readers any more, and is no other server's.
+    let again = fs::File::open(&path).unwrap();
+    let refused = fcntl(&again, FcntlArg::F_OFD_SETLK(&lock));
+    assert_eq!(refused, Err(Errno::EAGAIN));
+    let text = refused_to_start(&path);
+    assert!(text.contains("its server is running: "), "{text}");
+    let beside: Vec<_> = fs::read_dir(scratch.path()).unwrap().collect();
+    assert_eq!(beside.len(), 1, "{beside:?}");
+    // What was there before is nobody's.
+    assert_eq!(std::io::read_to_string(&reader).unwrap(), left);
+    server.signal(Signal::SIGTERM);
+    assert_eq!(server.status().code(), Some(0));
+    assert!(!path.exists());
 }

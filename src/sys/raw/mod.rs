@@ -18,10 +18,12 @@ use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
 use std::process::{Command, ExitStatus};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
+use nix::NixPath;
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, SigmaskHow, Signal};
@@ -447,4 +449,25 @@ pub(crate) fn set_alarm(after: Duration) {
     // SAFETY: the timer is valid for the call; the old one is not asked for. It fails only for
     // times that are not normal, which a Duration's are.
     unsafe { libc::setitimer(libc::ITIMER_REAL, &raw const timer, std::ptr::null_mut()) };
+}
+
+/// Has two names change places (renameat2(2), `RENAME_EXCHANGE`), so that neither is ever without a
+/// file.
+pub(crate) fn exchange(one: &Path, other: &Path) -> nix::Result<()> {
+    let done = one.with_nix_path(|one| {
+        other.with_nix_path(|other| {
+            // SAFETY: both are strings that end in NUL, for the time of the call.
+            unsafe {
+                libc::syscall(
+                    libc::SYS_renameat2,
+                    libc::AT_FDCWD,
+                    one.as_ptr(),
+                    libc::AT_FDCWD,
+                    other.as_ptr(),
+                    libc::RENAME_EXCHANGE,
+                )
+            }
+        })
+    })??;
+    Errno::result(done).map(drop)
 }
