@@ -143,13 +143,13 @@ fn serve_one(client: Client, setup: &Setup, log: &Log) -> Result<Status, Error> 
     let deaf_to = [Signal::SIGHUP, Signal::SIGQUIT, Signal::SIGUSR1];
     sys::watch_signals(&wait::ENDING, &deaf_to).map_err(|errno| Error::system("signals", errno))?;
     let Some(service) = setup.services.find(&client.local)? else {
-        session::note_unserved(&client, log);
+        session::note_unserved(&client, None, log);
         let line = format!("no service is configured for {}", client.local);
         return Err(Error::config(line));
     };
     let state_dir = setup.server.state_dir.as_deref();
     let log = log.under(service.log_name.as_deref());
-    Ok(session::serve(client, service, state_dir, &log))
+    Ok(session::serve(client, service, state_dir, None, &log))
 }
 
 fn warn_of_ids(service: &Service, log: &Log) {

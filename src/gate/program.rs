@@ -66,7 +66,7 @@ impl AccessProgram {
             Ok(verdict) => verdict.cause(),
             Err(errno) => describe(errno),
         };
-        journal.notice(format_args!("{who}: denied: {cause}"));
+        journal.refusal(format_args!("{who}: denied: {cause}"));
         Err(Denied::Refused)
     }
 

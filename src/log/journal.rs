@@ -6,7 +6,7 @@ use std::process;
 use std::time::{Duration, Instant};
 
 use super::record::Record;
-use super::{Level, Log};
+use super::{Level, Log, Quota};
 use crate::sys::user::Ids;
 use crate::terms::error::Status;
 use crate::terms::escape::escape_word;
@@ -19,6 +19,10 @@ pub(crate) struct Journal<'a> {
     started: Instant,
     /// Its opened line is still to be written.
     opened: Cell<Option<Ids>>,
+    /// Its client is refused.
+    refused: Cell<bool>,
+    /// How many lines there may be about that.
+    refusals: Option<Quota>,
     log: &'a Log,
 }
 
@@ -69,8 +73,15 @@ impl<'a> Journal<'a> {
             facts,
             started,
             opened: Cell::new(None),
+            refused: Cell::new(false),
+            refusals: None,
             log,
         }
+    }
+
+    /// The same journal, with no more lines about a client that is refused than this allows.
+    pub(crate) fn limited_by(self, refusals: Option<Quota>) -> Journal<'a> {
+        Journal { refusals, ..self }
     }
 
     /// What is known of the session.
@@ -95,6 +106,9 @@ impl<'a> Journal<'a> {
         let Some(ids) = self.opened.take() else {
             return;
         };
+        if !self.is_to_be_logged(Level::Info) {
+            return;
+        }
         let Facts {
             session,
             client,
@@ -110,6 +124,9 @@ impl<'a> Journal<'a> {
 
     /// Notes the session's end. Returns the status of a process that had no other.
     pub(crate) fn close(&self, ended: Ended) -> Status {
+        if ended.reason.is_the_gates() {
+            self.refused.set(true);
+        }
         self.catch_up();
         let record = Record {
             session: self.facts.session,
@@ -117,7 +134,24 @@ impl<'a> Journal<'a> {
             duration: self.started.elapsed(),
             ended: &ended,
         };
-        close(&record, self.log)
+        let level = level_of(ended.reason);
+        if self.is_to_be_logged(level) {
+            self.log.line(level, &record);
+        }
+        self.log.record(&record);
+        ended.reason.status()
+    }
+
+    /// Notes a client that is no service's. Returns the status of a process that was started for it.
+    pub(crate) fn close_unserved(&self) -> Status {
+        self.refused.set(true);
+        self.close(Ended::before_action(Reason::InternalError))
+    }
+
+    /// Says why the client is refused, which it is from here on.
+    pub(crate) fn refusal(&self, why: impl Display) {
+        self.refused.set(true);
+        self.line(Level::Notice, why);
     }
 
     /// Says what failed.
@@ -145,10 +179,18 @@ impl<'a> Journal<'a> {
             return;
         }
         self.catch_up();
-        self.log.line(
-            level,
-            format_args!("session {}: {what}", self.facts.session),
-        );
+        if self.is_to_be_logged(level) {
+            self.log.line(
+                level,
+                format_args!("session {}: {what}", self.facts.session),
+            );
+        }
+    }
+
+    /// Whether a line of this level is logged, and counts it where lines are counted.
+    fn is_to_be_logged(&self, level: Level) -> bool {
+        let is_limited = || self.refused.get() && !self.refusals.is_none_or(Quota::take);
+        self.log.is_logged(level) && !is_limited()
     }
 }
 
@@ -168,11 +210,8 @@ pub(crate) fn note_gone(log: &Log) -> Status {
         duration: Duration::ZERO,
         ended: &Ended::before_action(Reason::ClientReset),
     };
-    close(&record, log)
-}
-
-fn close(record: &Record, log: &Log) -> Status {
     let reason = record.ended.reason;
-    log.session_ended(level_of(reason), record);
+    log.line(level_of(reason), &record);
+    log.record(&record);
     reason.status()
 }

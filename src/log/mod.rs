@@ -9,6 +9,7 @@ mod journal;
 mod level;
 mod outlet;
 mod record;
+mod refusals;
 mod sink;
 mod syslog;
 mod time;
@@ -31,6 +32,7 @@ pub(crate) use level::Level;
 use outlet::{Outlet, StandardError};
 pub(crate) use record::Format;
 use record::Record;
+pub(crate) use refusals::{Quota, Quotas};
 use sink::Sink;
 pub(crate) use sink::Target;
 pub(crate) use time::timestamp;
@@ -157,9 +159,8 @@ impl Log {
         }
     }
 
-    /// Notes the end of a session, here and in the access log.
-    fn session_ended(&self, level: Level, record: &Record) {
-        self.line(level, record);
+    /// Notes the end of a session in the access log.
+    fn record(&self, record: &Record) {
         if let Some(access_log) = &self.access_log {
             let tag = format!("{}[{}]", self.name, process::id());
             // Like any other line: one that cannot be written is lost.

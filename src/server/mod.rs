@@ -20,8 +20,7 @@ use crate::config::service::Service;
 use crate::config::settings::Overflow;
 use crate::config::setup::{ServerPlan, Setup};
 use crate::gate::Seat;
-use crate::log::Log;
-use crate::log::{Ended, Journal};
+use crate::log::{Ended, Journal, Log, Quota, Quotas};
 use crate::relay;
 use crate::session;
 use crate::source::{Client, Listener, Listeners};
@@ -54,6 +53,12 @@ const SWEEP_COST: Duration = Duration::from_micros(4);
 
 /// How often at most the log says that clients have to wait.
 const FULL_EVERY: Duration = Duration::from_secs(60);
+
+/// What the only service is called, where there is but one.
+const ONLY_SERVICE: &str = "-";
+
+/// What stands for a service where there is none.
+const NO_SERVICE: &str = "no service";
 
 /// How many clients of one listener are accepted before the others have their turn.
 const BATCH: usize = 64;
@@ -118,6 +123,8 @@ pub(crate) fn run(
         next_full: Instant::now(),
         next_status: Instant::now(),
         status_changed: true,
+        refusals: Quotas::new().map_err(|errno| Error::system("shared memory", errno))?,
+        left_out_at: None,
         swept: Instant::now(),
         sweep_at: None,
     };
@@ -127,6 +134,7 @@ pub(crate) fn run(
     let how = supervisor.serve()?;
     supervisor.notifier.stopping();
     supervisor.finish(how);
+    supervisor.say_left_out();
     Ok(Status::Done)
 }
 
@@ -169,6 +177,10 @@ struct Supervisor<'a> {
     /// The service manager is not told of changes before this.
     next_status: Instant,
     status_changed: bool,
+    /// How many lines about refused clients there may be.
+    refusals: Quotas,
+    /// When it is to be said how many there were not.
+    left_out_at: Option<Instant>,
     /// When every child was last looked at, and when that is due again.
     swept: Instant,
     sweep_at: Option<Instant>,
@@ -232,21 +244,23 @@ impl Supervisor<'_> {
             }
             self.tell_if_full(now);
             let status_at = self.tell_status(now);
+            let left_out_at = self.tell_left_out(now);
             let wanted = if self.accept_from <= now && self.has_room() {
                 Wanted::Clients
             } else {
                 Wanted::SignalsOnly
             };
             let resume_at = (self.accept_from > now).then_some(self.accept_from);
-            let deadline = [
+            let deadlines = [
                 idle_at,
                 ends_at,
                 status_at,
+                left_out_at,
                 resume_at,
                 reloaded_by,
                 self.sweep_at,
             ];
-            let deadline = deadline.into_iter().flatten().min();
+            let deadline = deadlines.into_iter().flatten().min();
             let mut due = self.watch.sleep(wanted, deadline)?;
             self.reap_some(due.child_ended, Reason::InternalError);
             self.accept_from_some(due.listeners())?;
@@ -336,6 +350,32 @@ impl Supervisor<'_> {
         None
     }
 
+    /// Says how many lines about refused clients were left out, a second after the first of them.
+    /// Returns when that is to be said, if not now.
+    fn tell_left_out(&mut self, now: Instant) -> Option<Instant> {
+        if !self.refusals.left_some_out() {
+            return None;
+        }
+        let at = *self.left_out_at.get_or_insert(now + AT_MOST_EVERY);
+        if now < at {
+            return Some(at);
+        }
+        self.left_out_at = None;
+        self.say_left_out();
+        None
+    }
+
+    fn say_left_out(&self) {
+        for (service, count) in self.refusals.take_left_out() {
+            let of = match service {
+                ONLY_SERVICE => String::new(),
+                service => format!(" of {service}"),
+            };
+            let line = format_args!("refused clients{of}: {count} lines left out");
+            self.log.notice(line);
+        }
+    }
+
     /// Accepts what waits at one listener, within limits.
     fn accept_some(&mut self, index: usize) -> Accepting {
         for _ in 0..BATCH {
@@ -383,16 +423,11 @@ impl Supervisor<'_> {
             Ok(Some(service)) => service,
             Ok(None) => {
                 let line = format_args!("no service is configured for {}", client.local);
-                self.log.warning(line);
-                self.sessions.count_refused();
-                return session::note_unserved(&client, self.log);
+                return self.refuse_unserved(&client, |log| log.warning(line));
             }
-            Err(error) => {
-                self.log.error(error);
-                self.sessions.count_refused();
-                return session::note_unserved(&client, self.log);
-            }
+            Err(error) => return self.refuse_unserved(&client, |log| log.error(error)),
         };
+        let refusals = self.refusals.of(&service.label);
         let counted = self.count(&service, &client).or_else(|_| {
             // Some may have ended since.
             self.reap(Reason::InternalError);
@@ -403,7 +438,8 @@ impl Supervisor<'_> {
             Err(reason) => {
                 self.sessions.count_refused();
                 let log = self.log.under(service.log_name.as_deref());
-                Journal::begin(client.facts(), &log).close(Ended::before_action(reason));
+                let journal = Journal::begin(client.facts(), &log).limited_by(refusals);
+                journal.close(Ended::before_action(reason));
                 return;
             }
         };
@@ -413,7 +449,7 @@ impl Supervisor<'_> {
         // No session holds a listener, or what only the server is to have.
         let forked = sys::fork_without(self.watch.descriptors(), || {
             let log = self.log.under(service.log_name.as_deref());
-            session::serve(client, &service, None, &log) as i32
+            session::serve(client, &service, None, refusals, &log) as i32
         });
         match forked {
             Ok(child) => self.sessions.begin(child, session),
@@ -423,6 +459,16 @@ impl Supervisor<'_> {
                 self.sessions.give_up(&session, self.log);
             }
         }
+    }
+
+    /// Notes a client that is no service's, and why, unless there have been too many of them.
+    fn refuse_unserved(&mut self, client: &Client, say_why: impl FnOnce(&Log)) {
+        self.sessions.count_refused();
+        let refusals = self.refusals.of(NO_SERVICE);
+        if refusals.is_none_or(Quota::take) {
+            say_why(self.log);
+        }
+        session::note_unserved(client, refusals, self.log);
     }
 
     /// Collects the child that a signal told of; and every other that has ended, if it is time to
@@ -472,11 +518,10 @@ impl Supervisor<'_> {
             return self.end_sessions();
         }
         while !self.sessions.is_empty() {
-            let status_at = self.tell_status(Instant::now());
-            if self
-                .sleep_and_reap(status_at, Reason::InternalError)
-                .is_err()
-            {
+            let now = Instant::now();
+            let next = [self.tell_status(now), self.tell_left_out(now)];
+            let next = next.into_iter().flatten().min();
+            if self.sleep_and_reap(next, Reason::InternalError).is_err() {
                 break;
             }
             if wait::ENDING.into_iter().any(sys::take_signal) {

@@ -12,7 +12,7 @@ use nix::sys::socket::{Shutdown, shutdown};
 
 use crate::config::service::{Action, Forward, Service};
 use crate::gate::{Admitted, Denied, Ledger, Refusal, StateDir};
-use crate::log::{Ended, Journal, Log};
+use crate::log::{Ended, Journal, Log, Quota};
 use crate::relay::transcript::Transcript;
 use crate::relay::{self, Engine, Hunch, Machine, Outcome, Relay, Tap};
 use crate::source::{Client, Origin};
@@ -29,8 +29,10 @@ use crate::terms::reason::Reason;
 use crate::upstream::News;
 
 /// Notes a client that no service is for, and that is closed.
-pub(crate) fn note_unserved(client: &Client, log: &Log) {
-    Journal::begin(client.facts(), log).close(Ended::before_action(Reason::InternalError));
+pub(crate) fn note_unserved(client: &Client, refusals: Option<Quota>, log: &Log) {
+    Journal::begin(client.facts(), log)
+        .limited_by(refusals)
+        .close_unserved();
 }
 
 /// How long what a session has put off waits for its first bytes.
@@ -38,14 +40,15 @@ const MOMENT: Duration = Duration::from_millis(10);
 
 /// Serves one client, and returns the status that a process exits with which had no other. Where
 /// a handler replaces this process, it does not return. `state_dir` is where processes that serve
-/// one client each share their counts.
+/// one client each share their counts; `refusals`, what those of one server share.
 pub(crate) fn serve(
     client: Client,
     service: &Service,
     state_dir: Option<&Path>,
+    refusals: Option<Quota>,
     log: &Log,
 ) -> Status {
-    let mut journal = Journal::begin(client.facts(), log);
+    let mut journal = Journal::begin(client.facts(), log).limited_by(refusals);
     if service.forwards() {
         relay::set_urgent_in_line(client.socket.as_fd(), true);
     }
@@ -67,7 +70,7 @@ pub(crate) fn serve(
         Ok(passed) => passed,
         Err(refused) => {
             journal.open(None, ids);
-            journal.notice(&refused);
+            journal.refusal(&refused);
             return journal.close(Ended {
                 not_allowed: refused.no_rule_allows(),
                 ..Ended::before_action(Reason::DeniedByRule)

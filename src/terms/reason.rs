@@ -125,6 +125,32 @@ impl Reason {
         }
     }
 
+    /// Whether the client was turned away by the gate.
+    pub(crate) fn is_the_gates(self) -> bool {
+        match self {
+            Reason::DeniedByRule
+            | Reason::DeniedByProgram
+            | Reason::TooManySessions
+            | Reason::TooManyFromClient
+            | Reason::TooFastFromClient => true,
+            Reason::ClientClosed
+            | Reason::ServerClosed
+            | Reason::ClientReset
+            | Reason::ServerReset
+            | Reason::IdleTimeout
+            | Reason::HalfCloseTimeout
+            | Reason::MaxDuration
+            | Reason::ConnectTimeout
+            | Reason::ConnectRefused
+            | Reason::ConnectFailed
+            | Reason::NameNotFound
+            | Reason::Terminated
+            | Reason::HandlerExited
+            | Reason::HandlerFailed
+            | Reason::InternalError => false,
+        }
+    }
+
     /// Whether the client was turned away, or got nothing of what it came for: worth a line even
     /// where ordinary sessions are not.
     pub(crate) fn is_refusal(self) -> bool {

@@ -5,5 +5,6 @@ mod harness;
 
 mod access_log;
 mod access_log_formats;
+mod refused;
 mod sinks;
 mod unread;

@@ -8,6 +8,7 @@ mod hops;
 mod pages;
 mod rights;
 mod session;
+mod shared;
 mod words;
 mod writing;
 
@@ -36,6 +37,7 @@ pub(crate) use hops::{hops_left, limit_hops};
 pub(crate) use pages::Pages;
 pub(crate) use rights::leave_terminal;
 pub(crate) use session::fork_without;
+pub(crate) use shared::shared_numbers;
 pub use words::Words;
 pub(crate) use writing::write_now;
 
