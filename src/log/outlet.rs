@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::cell::{Cell, OnceCell};
 use std::fs::{File, OpenOptions};
-use std::io::{self, Write};
+use std::io::{self, Seek, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::Path;
@@ -27,7 +27,7 @@ const CUT: &str = "...";
 pub(super) struct Outlet {
     file: File,
     kind: Kind,
-    /// The last line did not go in whole.
+    /// The last line did not go in whole, and could not be ended.
     torn: Cell<bool>,
 }
 
@@ -91,10 +91,24 @@ impl Outlet {
             line = Cow::Owned(format!("\n{line}"));
         }
         let written = self.take(line.as_bytes())?;
-        self.torn.set(written < line.len());
-        match written < line.len() {
-            true => Err(io::ErrorKind::WriteZero.into()),
-            false => Ok(()),
+        if written == line.len() {
+            self.torn.set(false);
+            return Ok(());
+        }
+        self.torn.set(self.end_torn_line().is_err());
+        Err(io::ErrorKind::WriteZero.into())
+    }
+
+    /// Ends a line of which only a part went into a file, as where the disk was full, with the last
+    /// byte of that part: another process may write the next line, and does not know.
+    fn end_torn_line(&self) -> io::Result<()> {
+        let mut file = &self.file;
+        // Behind our part; or behind what another process has written since that shares the file with
+        // us, which ends its line there, too.
+        let end = file.stream_position()?;
+        match sys::overwrite(file.as_fd(), b"\n", end.saturating_sub(1))? {
+            0 => Err(io::ErrorKind::WriteZero.into()),
+            _ => Ok(()),
         }
     }
 

@@ -16,8 +16,8 @@ use nix::sys::signal::{Signal, kill};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, socket};
 use nix::unistd::Pid;
 
-use crate::harness::namespaces::{bare_dev, privately, system_log};
-use crate::harness::processes::only_child;
+use crate::harness::namespaces::{bare_dev, privately, run, system_log};
+use crate::harness::processes::{children, only_child};
 use crate::harness::upstreams::Upstream;
 use crate::harness::{
     Running, Scratch, Standalone, TCPPROXY, end_of, eventually, field, patient, read_all,
@@ -585,4 +585,60 @@ fn a_file_on_standard_error_is_appended_to_wherever_it_stands() {
     for line in ["from a handler", " opened: ", " closed: "] {
         assert_eq!(text.matches(line).count(), 2, "{line}: {text}");
     }
+}
+
+#[test]
+fn a_line_that_a_full_disk_has_torn_is_not_glued_to_the_next() {
+    privately(|| {
+        let scratch = Scratch::new();
+        let disk = scratch.join("disk");
+        fs::create_dir(&disk).unwrap();
+        let place = disk.to_str().unwrap();
+        // Of 16 pages.
+        run("mount", &["-t", "tmpfs", "-o", "size=64k", "none", place]);
+        let (log, access_log, filling) =
+            (disk.join("log"), disk.join("access"), disk.join("filling"));
+        let target = format!("file:{}", log.display());
+        let options = [
+            "--log",
+            &target,
+            "--access-log",
+            access_log.to_str().unwrap(),
+        ];
+        let server = Standalone::start(&[&options[..], &[&closer().to_string()]].concat());
+        let serve = || assert_eq!(read_all(server.connect()), b"");
+        let fill = || {
+            let mut file = fs::File::create(&filling).unwrap();
+            while file.write(&[0; 4096]).is_ok_and(|count| count > 0) {}
+        };
+        let size = || fs::metadata(&log).unwrap().len() + fs::metadata(&access_log).unwrap().len();
+        // A line ends within a page more often than with one. Whatever a session says, and the server
+        // itself, is written by another process than the next line.
+        for _ in 0..4 {
+            serve();
+            fill();
+            // Until neither takes any more: pages are there whole.
+            let mut before = 0;
+            while size() != before {
+                before = size();
+                (0..40).for_each(|_| serve());
+                eventually("the sessions to end", || {
+                    children(server.process.pid()).is_empty().then_some(())
+                });
+            }
+            fs::remove_file(&filling).unwrap();
+            serve();
+        }
+        drop(server);
+        let text = fs::read_to_string(&log).unwrap();
+        assert!(text.lines().count() > 100, "{text}");
+        assert!(text.ends_with('\n'));
+        for line in text.lines().filter(|line| !line.is_empty()) {
+            assert_eq!(line.matches(" tcpproxy[").count().max(1), 1, "{line}");
+        }
+        let text = fs::read_to_string(&access_log).unwrap();
+        for line in text.lines() {
+            assert_eq!(line.matches(" closed: ").count().max(1), 1, "{line}");
+        }
+    });
 }

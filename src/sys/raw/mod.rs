@@ -39,7 +39,7 @@ pub(crate) use rights::leave_terminal;
 pub(crate) use session::fork_without;
 pub(crate) use shared::shared_numbers;
 pub use words::Words;
-pub(crate) use writing::write_now;
+pub(crate) use writing::{overwrite, write_now};
 
 /// Which watched signals have arrived and were not asked about yet: bit N is signal N.
 static ARRIVED: AtomicU64 = AtomicU64::new(0);

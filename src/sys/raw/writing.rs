@@ -11,6 +11,15 @@ pub(crate) fn write_now(fd: BorrowedFd, bytes: &[u8]) -> nix::Result<usize> {
     write_with(fd, bytes, -1, libc::RWF_NOWAIT)
 }
 
+/// Writes at a place in a file that is otherwise appended to (Linux 6.9; EOPNOTSUPP before).
+pub(crate) fn overwrite(fd: BorrowedFd, bytes: &[u8], offset: u64) -> nix::Result<usize> {
+    let offset = i64::try_from(offset).map_err(|_| Errno::EOVERFLOW)?;
+    write_with(fd, bytes, offset, RWF_NOAPPEND)
+}
+
+/// `RWF_NOAPPEND` of linux/fs.h, which libc does not have for every C library.
+const RWF_NOAPPEND: libc::c_int = 0x20;
+
 fn write_with(fd: BorrowedFd, bytes: &[u8], offset: i64, flags: libc::c_int) -> nix::Result<usize> {
     let piece = libc::iovec {
         iov_base: bytes.as_ptr().cast_mut().cast(),
