@@ -8,7 +8,9 @@
 
 use std::fmt::Write as _;
 use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io::{self, Read};
+use std::io::{self, Read, Seek, SeekFrom, Write as _};
+use std::os::fd::AsFd;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::process;
@@ -20,6 +22,7 @@ use nix::fcntl::{Flock, FlockArg, OFlag};
 use nix::unistd::geteuid;
 
 use super::{Ledger, Limits, Refusal, Seat};
+use crate::sys;
 use crate::terms::client_key::ClientKey;
 use crate::terms::error::{Error, Status};
 use crate::terms::escape::escape;
@@ -107,22 +110,40 @@ impl StateDir {
         Ok(None)
     }
 
-    /// Removes files without a live process and with a full bucket. What cannot be removed now
-    /// is somebody's, or is left for the next time.
+    /// Removes files without a live process and with a full bucket: of so many that it takes no
+    /// time, where the last process that did this has stopped. What cannot be removed now is
+    /// somebody's, or is left for the next time.
     fn tidy(&self) {
-        let entries = fs::read_dir(&self.path).into_iter().flatten().flatten();
-        for entry in
-            entries.filter(|entry| entry.file_name().as_encoded_bytes().starts_with(PREFIX))
-        {
-            let path = entry.path();
-            let Ok(Some(file)) = lock(&path, Instant::now()) else {
-                continue;
-            };
-            if State::read(&file).is_ok_and(|state| state.live.is_empty() && state.full_at <= now())
-            {
-                let _ = fs::remove_file(&path);
+        let stopped = self.path.join(STOPPED);
+        let from = fs::read_to_string(&stopped).ok();
+        let from = from.and_then(|from| from.trim().parse().ok());
+        match self.tidy_some(from.unwrap_or(0)) {
+            Ok(Some(next)) => {
+                let file = options().truncate(true).open(&stopped);
+                let _ = file.and_then(|mut file| writeln!(file, "{next}"));
+            }
+            // The end, or a directory that has become another: from its start the next time.
+            Ok(None) | Err(_) if from.is_some() => {
+                let _ = fs::remove_file(&stopped);
+            }
+            Ok(None) | Err(_) => {}
+        }
+    }
+
+    /// Tidies some files from a place in the directory on. Returns where it goes on.
+    fn tidy_some(&self, from: i64) -> io::Result<Option<i64>> {
+        let mut directory = File::open(&self.path)?;
+        directory.seek(SeekFrom::Start(from.cast_unsigned()))?;
+        let mut room = vec![0; TIDIED_AT_ONCE];
+        let mut next = None;
+        for entry in sys::entries(directory.as_fd(), &mut room)? {
+            next = Some(entry.next);
+            if entry.name.as_bytes().starts_with(PREFIX) {
+                tidy_file(&self.path.join(entry.name));
             }
         }
+        let ends = sys::entries(directory.as_fd(), &mut room)?.next().is_none();
+        Ok(next.filter(|_| !ends))
     }
 }
 
@@ -158,20 +179,41 @@ impl Ledger for StateDir {
     fn end(&self, _: &Seat) {}
 }
 
+/// Removes a file if it has nothing to remember.
+fn tidy_file(path: &Path) {
+    let Ok(Some(file)) = lock(path, Instant::now()) else {
+        return;
+    };
+    if State::read(&file).is_ok_and(|state| state.live.is_empty() && state.full_at <= now()) {
+        let _ = fs::remove_file(path);
+    }
+}
+
+/// The file that holds where in the directory the last process has stopped, if that was not its end.
+const STOPPED: &str = "tidied-to";
+
+/// How many bytes of the directory a process looks at: for about 300 names. One in 64 does, and each
+/// leaves one file at most: so there are more looked at than can come.
+const TIDIED_AT_ONCE: usize = 16 << 10;
+
 /// What the names of our files begin with.
 const PREFIX: &[u8] = b"source,";
+
+/// How a file of the directory is opened, or created.
+fn options() -> OpenOptions {
+    let mut options = OpenOptions::new();
+    options
+        .write(true)
+        .create(true)
+        .mode(0o600)
+        .custom_flags(OFlag::O_NOFOLLOW.bits());
+    options
+}
 
 /// Opens and locks a file, or gives up at the deadline.
 fn lock(path: &Path, deadline: Instant) -> io::Result<Option<Flock<File>>> {
     loop {
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(0o600)
-            .custom_flags(OFlag::O_NOFOLLOW.bits())
-            .open(path)?;
+        let file = options().read(true).truncate(false).open(path)?;
         match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
             // Tidied away between our opening and our locking it: nobody else will see it.
             Ok(file) if file.metadata()?.nlink() == 0 => {}

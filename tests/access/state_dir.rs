@@ -3,6 +3,7 @@
 
 use std::fs;
 use std::io::{Read, Write};
+use std::mem::MaybeUninit;
 use std::net::{TcpListener, TcpStream};
 use std::os::unix::fs::{PermissionsExt, chown, symlink};
 use std::path::{Path, PathBuf};
@@ -371,6 +372,64 @@ fn files_with_nothing_to_remember_are_tidied_away() {
         (1..=20).all(|number| !stale(number).exists()).then_some(())
     });
     assert!(live.exists() && remembered.exists() && foreign.exists());
+}
+
+/// The processor time that one session took, started for a client that goes at once.
+fn cost_of_a_session(handing: &Handing, arguments: &[&str]) -> Duration {
+    let (client, session) = handing.start(arguments);
+    drop(client);
+    // Not dropped: it is waited for here.
+    let session = std::mem::ManuallyDrop::new(session);
+    let mut usage = MaybeUninit::<libc::rusage>::zeroed();
+    let (pid, status) = (session.pid().as_raw(), std::ptr::null_mut());
+    // SAFETY: the status is not asked for, the usage has its place, and the child is ours.
+    let waited = unsafe { libc::wait4(pid, status, 0, usage.as_mut_ptr()) };
+    assert_eq!(waited, pid);
+    // SAFETY: wait4(2) has filled it in.
+    let usage = unsafe { usage.assume_init() };
+    let time = |time: libc::timeval| {
+        Duration::from_secs(time.tv_sec as u64) + Duration::from_micros(time.tv_usec as u64)
+    };
+    time(usage.ru_utime) + time(usage.ru_stime)
+}
+
+#[test]
+fn however_many_files_there_are_no_session_takes_long_and_every_file_has_its_turn() {
+    let handing = Handing::new();
+    let arguments = ["--rate", "1000/1", "/bin/true"];
+    let (_, mut session) = handing.start(&arguments);
+    session.status();
+    let model = handing.file();
+    let named = |number: u32| {
+        let address = std::net::Ipv4Addr::from_bits(0x0a00_0000 + number).to_string();
+        let name = model.file_name().unwrap().to_str().unwrap();
+        model.with_file_name(name.replace("127.0.0.1", &address))
+    };
+    // To be remembered; but for some.
+    let is_old = |number: u32| number % 4096 == 17;
+    for number in 0..65_536 {
+        let full_at = if is_old(number) {
+            "1"
+        } else {
+            "9999999999999999"
+        };
+        fs::write(named(number), format!("full_at {full_at}\nend\n")).unwrap();
+    }
+    let costs = (0..200).map(|_| cost_of_a_session(&handing, &arguments));
+    let most = costs.max().unwrap();
+    assert!(most < Duration::from_millis(50), "{most:?}");
+    // With fewer of them, it does not take long until each has been looked at.
+    (2_048..65_536)
+        .filter(|number| !is_old(*number))
+        .for_each(|number| fs::remove_file(named(number)).unwrap());
+    eventually("the old ones to go", || {
+        (0..64).for_each(|_| {
+            cost_of_a_session(&handing, &arguments);
+        });
+        let mut old = (0..65_536).filter(|number| is_old(*number));
+        old.all(|number| !named(number).exists()).then_some(())
+    });
+    assert!((0..2_048).all(|number| is_old(number) || named(number).exists()));
 }
 
 #[test]

@@ -4,6 +4,7 @@
 //! functions that rely on that (fork, local time) say so.
 
 mod clock;
+mod directory;
 mod hops;
 mod pages;
 mod rights;
@@ -33,6 +34,7 @@ use nix::sys::wait::{Id, WaitPidFlag, waitid};
 use nix::unistd::{ForkResult, Pid};
 
 pub(crate) use clock::{LocalTime, local_time};
+pub(crate) use directory::entries;
 pub(crate) use hops::{hops_left, limit_hops};
 pub(crate) use pages::Pages;
 pub(crate) use rights::leave_terminal;
