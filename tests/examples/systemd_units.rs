@@ -159,6 +159,32 @@ fn the_standalone_unit_starts_as_root_and_serves_as_somebody_else() {
 }
 
 #[test]
+fn the_handler_s_unit_serves_as_a_user_of_its_own() {
+    let text = under_systemd(
+        "systemctl start tcpproxy-handler.service
+         eventually listens 2513
+         echo \"reply: $(timeout 20 nc -N 127.0.0.1 2513 </dev/null)\"
+         eventually says ' closed: ' 1
+         journal
+         systemctl stop tcpproxy-handler.service
+         systemctl show -p Result tcpproxy-handler.service\n",
+    );
+    let reply = lines(&text, "reply: ")[0].trim_start_matches("reply: ");
+    let parsed = Command::new("date").args(["-d", reply]).output().unwrap();
+    assert!(!reply.is_empty() && parsed.status.success(), "{text}");
+    let opened = lines(&text, " opened: ");
+    let (uid, _) = field(opened[0], "user").split_once(':').unwrap();
+    // Where systemd has its dynamic users (systemd.exec(5), DynamicUser=).
+    assert!(
+        (61_184..=65_519).contains(&uid.parse::<u32>().unwrap()),
+        "{text}"
+    );
+    let closed = lines(&text, " closed: ");
+    assert_eq!(field(closed[0], "reason"), "handler-exited", "{text}");
+    assert_eq!(lines(&text, "Result="), ["Result=success"]);
+}
+
+#[test]
 fn an_upstream_that_refuses_leaves_no_failed_unit_and_no_broken_socket_behind() {
     let text = under_systemd(
         r#"
