@@ -49,6 +49,8 @@ mod sys;
 mod terms;
 mod upstream;
 
+use std::rc::Rc;
+
 use nix::sys::signal::Signal;
 
 use config::answer;
@@ -56,7 +58,7 @@ use config::cli::{self, CommandLine};
 use config::file::Disk;
 use config::service::Service;
 use config::setup::Setup;
-use log::Log;
+use log::{Log, StandardError};
 use server::Again;
 use source::{Client, Listening, Source};
 use sys::user::Ids;
@@ -106,7 +108,8 @@ fn run(line: &CommandLine, streams: Streams, log: &mut Log) -> Result<Status, Er
         return Ok(status);
     }
     let setup = Setup::new(line, &Disk)?;
-    *log = open_log(&setup, streams)?;
+    let stderr = Rc::default();
+    *log = open_log(&setup, streams, &stderr)?;
     let plan = &setup.server;
     // Before listening, and where listeners were handed over; one connection needs fewer names.
     let prepare = || {
@@ -120,16 +123,16 @@ fn run(line: &CommandLine, streams: Streams, log: &mut Log) -> Result<Status, Er
         Source::Listeners(listeners) => {
             let again = Again {
                 setup: &|files| Ok(Setup::new(line, files)?),
-                log: &|setup| open_log(setup, streams),
+                log: &|setup| open_log(setup, streams, &stderr),
             };
             server::run(listeners, setup, log, again)
         }
     }
 }
 
-fn open_log(setup: &Setup, streams: Streams) -> Result<Log, Error> {
+fn open_log(setup: &Setup, streams: Streams, stderr: &Rc<StandardError>) -> Result<Log, Error> {
     let standalone = setup.server.listening != Listening::Never;
-    let log = Log::open(&setup.server.log, standalone, streams)?;
+    let log = Log::open(&setup.server.log, standalone, streams, stderr)?;
     setup
         .services
         .all()

@@ -17,7 +17,6 @@ mod time;
 use std::borrow::Cow;
 use std::fmt::Display;
 use std::io::{self, IsTerminal, Write};
-use std::os::fd::AsFd;
 use std::process;
 use std::rc::Rc;
 
@@ -29,7 +28,8 @@ use access_log::AccessLog;
 pub(crate) use access_log::Plan as AccessLogPlan;
 pub(crate) use journal::{Ended, Journal, note_gone};
 pub(crate) use level::Level;
-use outlet::{Outlet, StandardError};
+use outlet::Outlet;
+pub(crate) use outlet::StandardError;
 pub(crate) use record::Format;
 use record::Record;
 pub(crate) use refusals::{Quota, Quotas};
@@ -99,20 +99,26 @@ impl Log {
 
     /// A log as the settings want it. Without targets: syslog, and standard error too where a
     /// server of our own runs on a terminal. Files are opened at once, with the ids of now.
-    pub(crate) fn open(plan: &Plan, standalone: bool, streams: Streams) -> Result<Log, Error> {
+    /// `stderr` stays the same when a log is opened anew.
+    pub(crate) fn open(
+        plan: &Plan,
+        standalone: bool,
+        streams: Streams,
+        stderr: &Rc<StandardError>,
+    ) -> Result<Log, Error> {
         let Plan {
             name,
             level,
             targets,
             access_log,
         } = plan;
-        let stderr = (!streams.stderr_is_client).then(|| Rc::new(StandardError::default()));
+        let stderr = (!streams.stderr_is_client).then(|| Rc::clone(stderr));
         let mut sinks = Vec::new();
         for target in targets {
             sinks.push(match (target, &stderr) {
                 (Target::Stderr, Some(stream)) => Sink::Stderr(Rc::clone(stream)),
                 (Target::Stdout, _) if !streams.stdout_is_client() => {
-                    let outlet = Outlet::of(io::stdout().as_fd());
+                    let outlet = Outlet::stdout();
                     Sink::Stdout(outlet.map_err(|error| Error::io("standard output", &error))?)
                 }
                 (Target::File(path), _) => Sink::File(Outlet::open(path).map_err(|error| {

@@ -3,15 +3,17 @@
 use std::borrow::Cow;
 use std::cell::{Cell, OnceCell};
 use std::fs::{File, OpenOptions};
-use std::io::{self, Seek, Write};
+use std::io::{self, IsTerminal};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
-use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{MsgFlags, send};
+use nix::sys::stat::fstat;
+use nix::unistd::{Whence, lseek, write};
 
 use crate::sys;
 
@@ -25,15 +27,22 @@ const CUT: &str = "...";
 /// Something that lines are written to.
 #[derive(Debug)]
 pub(super) struct Outlet {
-    file: File,
+    held: Held,
     kind: Kind,
     /// The last line did not go in whole, and could not be ended.
     torn: Cell<bool>,
 }
 
+#[derive(Debug)]
+enum Held {
+    Ours(File),
+    /// Standard error, whose number stays what it is: a process may have no descriptor to spare.
+    Stderr(io::Stderr),
+}
+
 #[derive(Debug, Clone, Copy)]
 enum Kind {
-    /// Keeps what is written; the disk alone is waited for.
+    /// Takes all that is written; the disk alone is waited for.
     File,
     /// A pipe or a device that was opened for us alone: it does not wait (`O_NONBLOCK`).
     Own,
@@ -50,31 +59,42 @@ impl Outlet {
             true => Kind::File,
             false => Kind::Own,
         };
-        Ok(Outlet::new(file, kind))
+        Ok(Outlet::new(Held::Ours(file), kind))
     }
 
-    /// A standard stream. It is ours even if its number becomes a handler's, and so a client's,
-    /// although the handler then cannot be started.
-    pub(super) fn of(stream: BorrowedFd) -> io::Result<Outlet> {
-        let shared = File::from(stream.try_clone_to_owned()?);
-        let found = shared.metadata()?.file_type();
-        if found.is_socket() {
-            return Ok(Outlet::new(shared, Kind::Socket));
-        }
-        if !found.is_fifo() && !found.is_char_device() {
+    /// Standard output. The duplicate is ours even if its number becomes a handler's, and so a
+    /// client's, although the handler then cannot be started.
+    pub(super) fn stdout() -> io::Result<Outlet> {
+        let stdout = io::stdout().as_fd().try_clone_to_owned()?;
+        Outlet::of(Held::Ours(stdout.into()))
+    }
+
+    fn stderr() -> io::Result<Outlet> {
+        Outlet::of(Held::Stderr(io::stderr()))
+    }
+
+    fn of(shared: Held) -> io::Result<Outlet> {
+        let found = fstat(shared.fd())?.st_mode & libc::S_IFMT;
+        let may_wait = match found {
+            libc::S_IFSOCK => return Ok(Outlet::new(shared, Kind::Socket)),
+            libc::S_IFIFO => true,
+            libc::S_IFCHR => shared.fd().is_terminal(),
+            _ => false,
+        };
+        if !may_wait {
             return Ok(Outlet::new(shared, Kind::File));
         }
         // To be opened once more is not allowed where another user has made it, and needs /proc.
-        let path = format!("/proc/self/fd/{}", stream.as_raw_fd());
+        let path = format!("/proc/self/fd/{}", shared.fd().as_raw_fd());
         Ok(match options().open(path) {
-            Ok(own) => Outlet::new(own, Kind::Own),
+            Ok(own) => Outlet::new(Held::Ours(own), Kind::Own),
             Err(_) => Outlet::new(shared, Kind::Shared),
         })
     }
 
-    fn new(file: File, kind: Kind) -> Outlet {
+    fn new(held: Held, kind: Kind) -> Outlet {
         Outlet {
-            file,
+            held,
             kind,
             torn: Cell::new(false),
         }
@@ -102,11 +122,11 @@ impl Outlet {
     /// Ends a line of which only a part went into a file, as where the disk was full, with the last
     /// byte of that part: another process may write the next line, and does not know.
     fn end_torn_line(&self) -> io::Result<()> {
-        let mut file = &self.file;
+        let fd = self.held.fd();
         // Behind our part; or behind what another process has written since that shares the file with
         // us, which ends its line there, too.
-        let end = file.stream_position()?;
-        match sys::overwrite(file.as_fd(), b"\n", end.saturating_sub(1))? {
+        let end = u64::try_from(lseek(fd, 0, Whence::SeekCur)?).unwrap_or(0);
+        match sys::overwrite(fd, b"\n", end.saturating_sub(1))? {
             0 => Err(io::ErrorKind::WriteZero.into()),
             _ => Ok(()),
         }
@@ -114,25 +134,34 @@ impl Outlet {
 
     /// How much of it was taken at once.
     fn take(&self, line: &[u8]) -> io::Result<usize> {
-        let mut file = &self.file;
+        let fd = self.held.fd();
         match self.kind {
-            Kind::File | Kind::Own => file.write(line),
-            Kind::Shared => match sys::write_now(file.as_fd(), line) {
+            Kind::File | Kind::Own => Ok(write(fd, line)?),
+            Kind::Shared => match sys::write_now(fd, line) {
                 // What the kernel does not do so for this kind, or not yet (pipes: Linux 6.4). It may
                 // still have to wait then, if others write at the same moment.
                 Err(Errno::EOPNOTSUPP) => {
-                    let mut set = [PollFd::new(file.as_fd(), PollFlags::POLLOUT)];
+                    let mut set = [PollFd::new(fd, PollFlags::POLLOUT)];
                     match poll(&mut set, PollTimeout::ZERO)? {
                         0 => Err(io::ErrorKind::WouldBlock.into()),
-                        _ => file.write(line),
+                        _ => Ok(write(fd, line)?),
                     }
                 }
                 written => Ok(written?),
             },
             Kind::Socket => {
                 let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
-                Ok(send(file.as_raw_fd(), line, flags)?)
+                Ok(send(fd.as_raw_fd(), line, flags)?)
             }
+        }
+    }
+}
+
+impl Held {
+    fn fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Held::Ours(file) => file.as_fd(),
+            Held::Stderr(stderr) => stderr.as_fd(),
         }
     }
 }
@@ -140,13 +169,12 @@ impl Outlet {
 /// Standard error, looked at when there is something to say: most sessions under inetd have nothing
 /// to say there.
 #[derive(Debug, Default)]
-pub(super) struct StandardError(OnceCell<Option<Outlet>>);
+pub(crate) struct StandardError(OnceCell<Option<Outlet>>);
 
 impl StandardError {
     /// Looks at it now, so that no session has to.
     pub(super) fn prepare(&self) -> Option<&Outlet> {
-        let opened = || Outlet::of(io::stderr().as_fd()).ok();
-        self.0.get_or_init(opened).as_ref()
+        self.0.get_or_init(|| Outlet::stderr().ok()).as_ref()
     }
 
     pub(super) fn write(&self, line: &str) -> io::Result<()> {

@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use crate::harness::{Scratch, Standalone, field, needs_root, read_all};
+use crate::harness::{Scratch, Standalone, field, needs_root, read_all, wait_for_line};
 
 /// What is logged of a program's words, in the form `session 1: access program P: WORDS`, once
 /// the session is over.
@@ -12,16 +12,18 @@ fn logged(body: &str) -> Vec<String> {
     fs::write(&file, body).unwrap();
     let program = format!("/bin/sh {}", file.display());
     // On a busy machine, ten megabytes may take it longer than 10 s.
-    let options = ["--acp-timeout", "20", "--acp", &program];
+    // A pipe's lines may be cut; a file has all of them.
+    let log = scratch.join("log");
+    let target = format!("file:{}", log.display());
+    let options = ["--log", &target, "--acp-timeout", "20", "--acp", &program];
     let proxy = Standalone::start(&[&options[..], &["/bin/echo", "served"]].concat());
     assert_eq!(read_all(proxy.connect()), b"served\n");
     // Not by the first line that says "closed": the program may have said so.
-    let closed = proxy.process.log.wait_for("]: session 1 closed: ");
+    let closed = wait_for_line(&log, "]: session 1 closed: ");
     assert_eq!(field(&closed, "reason"), "handler-exited");
     let words = "]: session 1: access program /bin/sh: ";
-    let lines = proxy.process.log.all();
-    lines
-        .iter()
+    let text = fs::read_to_string(&log).unwrap();
+    text.lines()
         .filter_map(|line| line.split_once(words))
         .map(|(_, said)| said.to_owned())
         .collect()
