@@ -78,9 +78,10 @@ impl Log {
     /// A log for what goes wrong before the settings are known: it has nothing but
     /// [`Log::fatal`] to say, on standard error, or to syslog where that is the client.
     pub(crate) fn at_start(streams: Streams) -> Log {
-        Log::of_errors(match streams.stderr_is_client {
-            true => Stderr::Client,
-            false => Stderr::Answer,
+        Log::of_errors(if streams.stderr_is_client {
+            Stderr::Client
+        } else {
+            Stderr::Answer
         })
     }
 
@@ -263,9 +264,10 @@ pub fn report_panics(streams: Streams) {
             Some(place) => place,
             None => &"an unknown place",
         };
-        let stderr = match streams.stderr_is_client {
-            true => Stderr::Client,
-            false => Stderr::Log(Rc::default()),
+        let stderr = if streams.stderr_is_client {
+            Stderr::Client
+        } else {
+            Stderr::Log(Rc::default())
         };
         Log::of_errors(stderr).fatal(&Error::new(
             Status::System,

@@ -55,9 +55,10 @@ impl Outlet {
     /// A file, appended to, or created: readable by its owner and group. A FIFO is not waited for.
     pub(super) fn open(path: &Path) -> io::Result<Outlet> {
         let file = options().create(true).mode(0o640).open(path)?;
-        let kind = match file.metadata()?.is_file() {
-            true => Kind::File,
-            false => Kind::Own,
+        let kind = if file.metadata()?.is_file() {
+            Kind::File
+        } else {
+            Kind::Own
         };
         Ok(Outlet::new(Held::Ours(file), kind))
     }

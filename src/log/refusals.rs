@@ -50,10 +50,10 @@ impl Quota {
 /// there were as many as may be.
 fn count(second: u64, now: u64) -> Option<u64> {
     let (began, count) = (second >> COUNT_BITS, second & ((1 << COUNT_BITS) - 1));
-    match began != 0 && now.saturating_sub(began) < WINDOW {
-        true if count >= MOST => None,
-        true => Some(second + 1),
-        false => Some(now << COUNT_BITS | 1),
+    if began == 0 || now.saturating_sub(began) >= WINDOW {
+        Some(now << COUNT_BITS | 1)
+    } else {
+        (count < MOST).then_some(second + 1)
     }
 }
 
