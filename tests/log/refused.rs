@@ -71,10 +71,15 @@ fn at_most_a_hundred_lines_a_second_are_about_refused_clients_of_a_service() {
             let all = count() + left_out(&server.process, &name);
             (all == clients * each).then_some(())
         });
-        assert!(left_out(&server.process, &name) > 0, "{directives}");
         let most = 100.0 * (took + 1.0);
+        // On a machine that is slow today they may have come so slowly that all were within bounds.
+        let too_many = (clients * each) as f64 > most;
         assert!(
-            (100.0..=most).contains(&(count() as f64)),
+            !too_many || left_out(&server.process, &name) > 0,
+            "{directives}"
+        );
+        assert!(
+            count() >= 100 && count() as f64 <= most,
             "{} in {took} s",
             count()
         );
