@@ -114,9 +114,7 @@ impl Quotas {
             let count = quota.left_out.swap(0, Ordering::Relaxed);
             (service.as_str(), count)
         });
-        let mut taken: Vec<_> = taken.filter(|(_, count)| *count > 0).collect();
-        taken.sort_unstable();
-        taken
+        taken.filter(|(_, count)| *count > 0).collect()
     }
 }
 
