@@ -38,6 +38,21 @@ pub(super) enum Filled {
     End,
 }
 
+/// What has failed when reading has.
+#[derive(Debug)]
+pub(super) enum Failure {
+    /// The source: it has broken off.
+    Source,
+    /// We, for want of memory.
+    Ours,
+}
+
+impl From<Errno> for Failure {
+    fn from(_: Errno) -> Failure {
+        Failure::Source
+    }
+}
+
 fn clocks() -> Clocks {
     let used = clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID);
     Clocks {
@@ -99,14 +114,15 @@ impl Buffer {
     }
 
     /// Reads once from a source that does not block; there must be room.
-    pub(super) fn fill(&mut self, source: BorrowedFd, now: Instant) -> nix::Result<Filled> {
+    pub(super) fn fill(&mut self, source: BorrowedFd, now: Instant) -> Result<Filled, Failure> {
         let was_empty = self.is_empty();
         if was_empty {
-            self.prepare(now)?;
+            self.prepare(now).map_err(|_| Failure::Ours)?;
         }
-        let splices = match was_empty {
-            true => matches!(self.course.way(), Way::Splice(_)),
-            false => self.memory.is_empty(),
+        let splices = if was_empty {
+            matches!(self.course.way(), Way::Splice(_))
+        } else {
+            self.memory.is_empty()
         };
         let filled = match &mut self.pipe {
             Some(pipe) if splices => match pipe.fill(source)? {
@@ -121,9 +137,10 @@ impl Buffer {
             self.moved += count as u64;
             self.emptied = !more;
             if count > SMALL {
-                match self.memory.is_empty() {
-                    true => self.pipe_used = now,
-                    false => self.memory_used = now,
+                if self.memory.is_empty() {
+                    self.pipe_used = now;
+                } else {
+                    self.memory_used = now;
                 }
             }
         }
@@ -154,7 +171,11 @@ impl Buffer {
             if size <= SMALL {
                 self.pipe = None;
             }
-            self.have_memory(size, now)?;
+            if self.have_memory(size, now).is_err() {
+                // What bulk data would be better with is not to be had: messages need less.
+                self.course.start_small();
+                self.have_memory(SMALL, now)?;
+            }
         }
         Ok(())
     }
@@ -175,9 +196,9 @@ impl Buffer {
     }
 
     /// Copies what the empty pipe does not take: urgent data perhaps.
-    fn fill_beside_pipe(&mut self, source: BorrowedFd, now: Instant) -> nix::Result<Filled> {
+    fn fill_beside_pipe(&mut self, source: BorrowedFd, now: Instant) -> Result<Filled, Failure> {
         if self.memory.size() == 0 {
-            self.have_memory(SMALL, now)?;
+            self.have_memory(SMALL, now).map_err(|_| Failure::Ours)?;
         }
         let filled = self.memory.fill(source)?;
         if let Filled::Some { .. } = filled {

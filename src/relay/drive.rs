@@ -56,20 +56,28 @@ pub fn turn(
     let woken = sleep(relays, ready, due.chain(until).min())?;
     let now = Instant::now();
     let mut moved = false;
-    for (Relay { machine, tap }, &mut sides) in relays.iter_mut().zip(ready) {
+    for (relay, &mut sides) in relays.iter_mut().zip(ready) {
         if woken == Woken::Terminated {
-            machine.give_up(Reason::Terminated);
+            relay.machine.give_up(Reason::Terminated);
         } else if sides.into_iter().any(Ready::is_any) {
-            let tap = tap.as_mut().map(|tap| &mut **tap as &mut dyn Tap);
-            machine.advance(sides, now, tap);
-            moved |= machine.last_activity() == now;
+            moved |= relay.advance(sides, now);
         }
-        if machine.wakes_at().is_some_and(|due| due <= now) {
-            machine.tick(now);
+        if relay.machine.wakes_at().is_some_and(|due| due <= now) {
+            relay.machine.tick(now);
         }
     }
     hunch.has_slept(moved);
     Ok(now)
+}
+
+impl Relay<'_> {
+    /// Has the machine move what it can. Returns whether anything has come of it: what has ended must
+    /// not be slept for.
+    fn advance(&mut self, sides: Sides, now: Instant) -> bool {
+        let tap = self.tap.as_mut().map(|tap| &mut **tap as &mut dyn Tap);
+        self.machine.advance(sides, now, tap);
+        self.machine.last_activity() == now || self.machine.end().is_some()
+    }
 }
 
 /// Lets others have the processor, and reads what they have sent meanwhile. Returns when that was, if
@@ -79,19 +87,15 @@ fn look(relays: &mut [Relay]) -> Option<Instant> {
     let _ = sched_yield();
     let now = Instant::now();
     let mut moved = false;
-    for Relay { machine, tap } in relays {
+    for relay in relays {
+        let wants = |side| relay.machine.wants(side);
         let may_be_readable = |side| Ready {
-            readable: machine
-                .wants(side)
-                .is_some_and(|interest| interest.readable),
+            readable: wants(side).is_some_and(|interest| interest.readable),
             ..Ready::default()
         };
         let sides = Side::BOTH.map(may_be_readable);
-        let tap = tap.as_mut().map(|tap| &mut **tap as &mut dyn Tap);
-        machine.advance(sides, now, tap);
-        moved |= machine.last_activity() == now;
-        // What is due is done when the turn has slept: a machine that ended here without a byte would
-        // be slept for.
+        moved |= relay.advance(sides, now);
+        // What is due is done when the turn has slept.
     }
     moved.then_some(now)
 }

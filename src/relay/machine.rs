@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use nix::sys::socket::sockopt::{KeepAlive, TcpNoDelay};
 use nix::sys::socket::{Shutdown, setsockopt, shutdown};
 
-use super::buffer::{Buffer, Filled};
+use super::buffer::{Buffer, Failure, Filled};
 use super::readiness::{Interest, Ready};
 use super::{Bounds, Engine, Outcome, Side};
 use crate::sys;
@@ -342,7 +342,9 @@ impl Machine {
             let writable = ready[from.other() as usize].writable;
             self.pump(from, readable, writable, now, &mut tap);
         }
-        if let Some(end) = self.reached_end() {
+        if self.phase == Phase::Moving
+            && let Some(end) = self.reached_end()
+        {
             self.conclude(end, now);
         }
     }
@@ -411,10 +413,11 @@ impl Machine {
                 direction.state = State::Draining;
                 self.first_end.get_or_insert(from);
             }
-            Err(_) => {
+            Err(Failure::Source) => {
                 direction.state = State::Draining;
                 self.break_off(from, now);
             }
+            Err(Failure::Ours) => self.abandon(Reason::InternalError),
         }
         false
     }
