@@ -4,6 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::process;
 
+use nix::ifaddrs::getifaddrs;
 use nix::poll::{PollTimeout, poll};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrStorage, bind, socket};
 
@@ -68,7 +69,8 @@ impl Client {
             Endpoint::Inet(own) => own.port() == address.port() && own.ip() == canonical,
             Endpoint::Unix => false,
         };
-        if is_at(&self.local) {
+        // On a transparent listener (ip(7), IP_TRANSPARENT) it may be somebody else's.
+        if is_at(&self.local) && is_of_this_machine(canonical) {
             return true;
         }
         match self.listener {
@@ -106,7 +108,8 @@ impl Client {
     }
 }
 
-/// Whether this is an address of this machine: only to those can a socket be bound (ip(7)).
+/// Whether this is an address of this machine. Only to those can a socket be bound, unless
+/// `ip_nonlocal_bind` (ip(7)) is on: so who cannot be is none, and who can be is looked for.
 fn is_of_this_machine(address: IpAddr) -> bool {
     if address.is_loopback() || address.is_unspecified() {
         return true;
@@ -118,4 +121,13 @@ fn is_of_this_machine(address: IpAddr) -> bool {
     let place = SockaddrStorage::from(SocketAddr::new(address, 0));
     socket(family, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None)
         .is_ok_and(|socket| bind(socket.as_raw_fd(), &place).is_ok())
+        && is_an_interfaces(address)
+}
+
+fn is_an_interfaces(address: IpAddr) -> bool {
+    let is_it = |own: SockaddrStorage| match Endpoint::from_address(&own) {
+        Some(Endpoint::Inet(own)) => own.ip() == address,
+        Some(Endpoint::Unix) | None => false,
+    };
+    getifaddrs().is_ok_and(|mut all| all.any(|entry| entry.address.is_some_and(is_it)))
 }

@@ -323,7 +323,7 @@ impl Route {
         let hop_limit = match client.hops_left() {
             Some(0 | 1) => {
                 let detail = "the connection has been passed on too often on this machine: \
-                              it goes round in a loop";
+                              it goes round in a loop, or had a low hop limit from the start";
                 return Err(Failed::new(Reason::ConnectFailed, detail));
             }
             hops => hops.map(|hops| hops - 1),
