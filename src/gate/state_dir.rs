@@ -19,7 +19,8 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg, OFlag};
-use nix::unistd::geteuid;
+use nix::sys::signal::kill;
+use nix::unistd::{Pid, geteuid};
 
 use super::{Ledger, Limits, Refusal, Seat};
 use crate::sys;
@@ -252,21 +253,55 @@ struct Process {
     started: u64,
 }
 
+/// What can be learnt of a number.
+enum Found {
+    Process(Process),
+    /// A process that has ended, and serves nobody.
+    Zombie,
+    /// There is none, or it may not be looked at (proc(5), `hidepid=`), or something is short.
+    Unknown,
+}
+
 impl Process {
+    fn look_at(id: u32) -> Found {
+        let Ok(stat) = fs::read_to_string(format!("/proc/{id}/stat")) else {
+            return Found::Unknown;
+        };
+        let read = || {
+            // The name before the last parenthesis may hold anything.
+            let (_, fields) = stat.rsplit_once(')')?;
+            let mut fields = fields.split_ascii_whitespace();
+            let state = fields.next()?;
+            let started = fields.nth(18)?.parse().ok()?;
+            Some(if matches!(state, "Z" | "X") {
+                Found::Zombie
+            } else {
+                Found::Process(Process { id, started })
+            })
+        };
+        read().unwrap_or(Found::Unknown)
+    }
+
     fn of(id: u32) -> Option<Process> {
-        let stat = fs::read_to_string(format!("/proc/{id}/stat")).ok()?;
-        // The name before the last parenthesis may hold anything.
-        let (_, fields) = stat.rsplit_once(')')?;
-        let mut fields = fields.split_ascii_whitespace();
-        let state = fields.next()?;
-        let started = fields.nth(18)?.parse().ok()?;
-        // A zombie serves nobody.
-        (state != "Z" && state != "X").then_some(Process { id, started })
+        match Process::look_at(id) {
+            Found::Process(process) => Some(process),
+            Found::Zombie | Found::Unknown => None,
+        }
     }
 
     fn is_alive(self) -> bool {
-        Process::of(self.id) == Some(self)
+        match Process::look_at(self.id) {
+            Found::Process(process) => process == self,
+            Found::Zombie => false,
+            // The kernel alone knows whether there is one of this number.
+            Found::Unknown => is_there(self.id),
+        }
     }
+}
+
+fn is_there(id: u32) -> bool {
+    let process = i32::try_from(id).map(Pid::from_raw);
+    process.is_ok_and(|process| kill(process, None) != Err(Errno::ESRCH))
 }
 
 impl State {
