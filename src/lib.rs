@@ -85,12 +85,8 @@ fn status(words: &Words) -> Status {
         // Where the client cannot be kept apart from messages, there are none.
         Err(error) => return error.status(),
     };
-    // A reader of our log, or a peer, that is gone is an error and not an end; so is a limit on
-    // the sizes of files that a log or a transcript reaches.
-    for signal in [Signal::SIGPIPE, Signal::SIGXFSZ] {
-        if sys::ignore(signal).is_err() {
-            return Status::System;
-        }
+    if sys::ignore_what_writing_raises().is_err() {
+        return Status::System;
     }
     log::report_panics(streams);
     let mut log = Log::at_start(streams);
@@ -145,10 +141,16 @@ fn serve_one(client: Client, setup: &Setup, log: &Log) -> Result<Status, Error> 
     // What a server is told by these is not for those that serve one client.
     let deaf_to = [Signal::SIGHUP, Signal::SIGQUIT, Signal::SIGUSR1];
     sys::watch_signals(&wait::ENDING, &deaf_to).map_err(|errno| Error::system("signals", errno))?;
-    let Some(service) = setup.services.find(&client.local)? else {
-        session::note_unserved(&client, None, log);
-        let line = format!("no service is configured for {}", client.local);
-        return Err(Error::config(line));
+    let found = setup.services.find(&client.local).and_then(|found| {
+        let line = || format!("no service is configured for {}", client.local);
+        found.ok_or_else(|| Error::config(line()))
+    });
+    let service = match found {
+        Ok(service) => service,
+        Err(error) => {
+            session::note_unserved(&client, None, log);
+            return Err(error);
+        }
     };
     let state_dir = setup.server.state_dir.as_deref();
     let log = log.under(service.log_name.as_deref());

@@ -428,10 +428,13 @@ impl Supervisor<'_> {
             Err(error) => return self.refuse_unserved(&client, |log| log.error(error)),
         };
         let refusals = self.refusals.of(&service.label);
-        let counted = self.count(&service, &client).or_else(|_| {
-            // Some may have ended since.
-            self.reap(Reason::InternalError);
-            self.count(&service, &client)
+        let counted = self.count(&service, &client).or_else(|reason| {
+            if reason != Reason::TooFastFromClient {
+                // Some may have ended since.
+                self.reap(Reason::InternalError);
+                return self.count(&service, &client);
+            }
+            Err(reason)
         });
         let seat = match counted {
             Ok(seat) => seat,

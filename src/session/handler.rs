@@ -84,11 +84,12 @@ fn start(
             if let Some(ends_at) = ends_at {
                 // The one thing that outlives execve(2) and ends the handler when its time is
                 // over: a handler that catches SIGALRM has asked for something else.
-                sys::set_alarm(ends_at.saturating_duration_since(Instant::now()));
+                sys::set_alarm(Some(ends_at.saturating_duration_since(Instant::now())));
             }
             let error = command.exec();
             // It has not become the handler, but signals are as that would have had them.
-            sys::ignore(Signal::SIGPIPE).map_err(system)?;
+            sys::ignore_what_writing_raises().map_err(system)?;
+            sys::set_alarm(None);
             Err(io(error))
         }
         Origin::Accepted { .. } => {

@@ -10,6 +10,7 @@ use crate::gate::{AllowLevels, Rate, Rule};
 use crate::log;
 use crate::source::Bind;
 use crate::sys::names::accounts;
+use crate::terms::escape::brief;
 use crate::terms::value::{self, quote, quote_command};
 
 /// What every setting begins with.
@@ -492,12 +493,8 @@ pub const SETTINGS: &[Setting] = &[
         help: "local address for connections to the upstream",
         write: |written, given| {
             let address = given.text.parse::<IpAddr>();
-            written.source = Some(address.map_err(|_| {
-                format!(
-                    "'{}' is not an IP address",
-                    crate::terms::escape::escape(given.text)
-                )
-            })?);
+            written.source =
+                Some(address.map_err(|_| format!("'{}' is not an IP address", brief(given.text)))?);
             Ok(())
         },
         show: |written| written.source.iter().map(ToString::to_string).collect(),

@@ -138,6 +138,13 @@ pub(crate) fn restore_default(signal: Signal) -> nix::Result<()> {
     unsafe { nix::sys::signal::signal(signal, SigHandler::SigDfl) }.map(drop)
 }
 
+/// Has the signals ignored by which writing ends a process: to a reader or peer that is gone, or beyond
+/// a limit on the sizes of files that a log or a transcript reaches. It is an error then, and no end.
+pub(crate) fn ignore_what_writing_raises() -> nix::Result<()> {
+    ignore(Signal::SIGPIPE)?;
+    ignore(Signal::SIGXFSZ)
+}
+
 /// Has one signal ignored. Programs that are started later do not inherit this: see
 /// [`start_clean`].
 pub(crate) fn ignore(signal: Signal) -> nix::Result<()> {
@@ -436,8 +443,8 @@ pub(crate) fn set_blocking(fd: BorrowedFd, blocking: bool) -> nix::Result<()> {
 }
 
 /// Has the kernel send this process SIGALRM after a time, even if it has become another program
-/// by then (setitimer(2)).
-pub(crate) fn set_alarm(after: Duration) {
+/// by then (setitimer(2)); or not any more.
+pub(crate) fn set_alarm(after: Option<Duration>) {
     let timer = libc::itimerval {
         it_interval: libc::timeval {
             tv_sec: 0,
@@ -445,9 +452,9 @@ pub(crate) fn set_alarm(after: Duration) {
         },
         it_value: libc::timeval {
             // The types are the C library's, which libc would rather not name.
-            tv_sec: after.as_secs() as _,
-            // 0 would be no alarm at all.
-            tv_usec: after.subsec_micros().max(1) as _,
+            tv_sec: after.map_or(0, |after| after.as_secs()) as _,
+            // 0 is no alarm at all.
+            tv_usec: after.map_or(0, |after| after.subsec_micros().max(1)) as _,
         },
     };
     // SAFETY: the timer is valid for the call; the old one is not asked for. It fails only for
