@@ -25,6 +25,7 @@
 //! | `relay` | two directions until their end: buffers, clocks, transcripts; no rights, no names | two descriptors |
 //! | `log` | the only voice: journals of sessions, sinks, levels | syslog, files, standard streams |
 //! | `sys` | the operating system: waiting, ids, programs, streams, names; `sys::raw` alone is unsafe | processes, descriptors, the resolver |
+//! | `protocol` | bytes of others' protocols: PROXY headers | nothing |
 //! | `terms` | nouns and text that all share: endpoint, facts, reason, error, place, value, escaping | nothing |
 //!
 //! A room imports from those below it in this table, never from one above; `gate` and `upstream`
@@ -41,6 +42,7 @@
 mod config;
 mod gate;
 mod log;
+mod protocol;
 pub mod relay;
 mod server;
 mod session;
@@ -68,6 +70,7 @@ use terms::error::{Error, Status};
 // What the fuzz targets, the benchmark and the tests name. Nothing else is offered to anybody.
 pub use config::{file, settings};
 pub use log::report_panics;
+pub use protocol::proxy;
 pub use sys::Words;
 pub use sys::streams::Streams;
 pub use terms::reason::Reason;

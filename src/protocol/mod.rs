@@ -1,0 +1,3 @@
+//! Bytes of others' protocols: read and written, and nothing asked of the operating system.
+
+pub mod proxy;
