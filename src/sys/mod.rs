@@ -2,6 +2,7 @@
 //!
 //! `raw` alone is unsafe. What std and nix offer safely is not wrapped again.
 
+pub(crate) mod errand;
 pub(crate) mod names;
 pub(crate) mod program;
 #[expect(unsafe_code, reason = "this is where unsafe lives")]

@@ -3,21 +3,11 @@
 //! The resolver blocks for as long as it likes and cannot be interrupted. So it is asked in a
 //! child process, which is killed when its time is up, or when nobody wants the answer any more.
 
-use std::fs::File;
-use std::io::{self, Read};
 use std::net::{IpAddr, SocketAddr};
-use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
-use nix::errno::Errno;
-use nix::fcntl::OFlag;
-use nix::poll::{PollFd, PollFlags};
-use nix::sys::prctl;
-use nix::sys::signal::{Signal, kill};
-use nix::sys::wait::waitpid;
-use nix::unistd::{Pid, pipe2};
-
 use crate::sys;
+use crate::sys::errand;
 use crate::sys::names::nss::{self, Question};
 use crate::sys::vigil::{Cut, Vigil};
 
@@ -31,12 +21,6 @@ pub(crate) enum NoAnswer {
     Cut(Cut),
     /// The name has no address, for the reason that the resolver gives.
     Unknown(String),
-}
-
-impl From<Errno> for NoAnswer {
-    fn from(errno: Errno) -> NoAnswer {
-        NoAnswer::Cut(Cut::System(errno))
-    }
 }
 
 /// Every address of a host, both families, in the order of preference that the system has
@@ -86,46 +70,14 @@ fn is_read_as_address(name: &str) -> bool {
 
 /// Has a question answered by a child process.
 fn ask(question: Question, vigil: &mut Vigil) -> Result<String, NoAnswer> {
-    let (answer, tell) = pipe2(OFlag::O_CLOEXEC)?;
-    let mut answer = File::from(answer);
-    let child = Child(sys::fork(|| {
-        // If the session dies first, nobody is left who wants to know.
-        let _ = prctl::set_pdeathsig(Signal::SIGKILL);
+    let work = |tell| {
         // What getent(1) has of ours, other programs of its user could take from it (ptrace(2)). It
         // cannot fail: who was just forked leads no group.
         let _ = sys::leave_terminal();
-        question.ask_as_process(File::from(tell))
-    })?);
-    let mut text = Vec::new();
-    loop {
-        let set = [PollFd::new(answer.as_fd(), PollFlags::POLLIN)];
-        vigil.wait(&set, None).map_err(NoAnswer::Cut)?;
-        if read_some(&mut answer, &mut text)? == 0 {
-            break;
-        }
-    }
-    drop(child);
+        question.ask_as_process(tell)
+    };
+    let text = errand::answer_of(work, vigil).map_err(NoAnswer::Cut)?;
     String::from_utf8(text).map_err(|_| NoAnswer::Unknown("it is not text".to_owned()))
-}
-
-fn read_some(from: &mut File, text: &mut Vec<u8>) -> nix::Result<usize> {
-    let mut buffer = [0; 4096];
-    let count = from.read(&mut buffer).map_err(|error: io::Error| {
-        Errno::from_raw(error.raw_os_error().unwrap_or(Errno::EIO as i32))
-    })?;
-    text.extend_from_slice(&buffer[..count]);
-    Ok(count)
-}
-
-/// A child that does not outlive the question.
-struct Child(Pid);
-
-impl Drop for Child {
-    fn drop(&mut self) {
-        // It may have ended already; then there is only its status to collect.
-        let _ = kill(self.0, Signal::SIGKILL);
-        let _ = waitpid(self.0, None);
-    }
 }
 
 #[cfg(test)]
