@@ -19,9 +19,9 @@
 //! | `server` | processes that accept, count, fork, reap, reload; its state for those who watch it | processes, a pid file; never a client's byte |
 //! | `session` | the order of the steps for one connection; how a handler serves it | the rooms below |
 //! | `config` | all that is decided before anybody connects: command line, file, the one table of settings, services; what is printed instead of serving | files, names of interfaces |
-//! | `gate` | who may pass: limits and rules (both pure), the access program; counts that processes share | programs, the state directory |
+//! | `gate` | who may pass, and who is a proxy: limits and rules (both pure), the access program; counts that processes share | programs, the state directory |
 //! | `upstream` | from a route to a connected socket: names, addresses, attempts (RFC 8305) | sockets |
-//! | `source` | where clients come from: handed over, or accepted by our own listeners | sockets |
+//! | `source` | where clients come from: handed over, or accepted by our own listeners; the header in which a proxy says who they are | sockets |
 //! | `relay` | two directions until their end: buffers, clocks, transcripts; no rights, no names | two descriptors |
 //! | `log` | the only voice: journals of sessions, sinks, levels | syslog, files, standard streams |
 //! | `sys` | the operating system: waiting, ids, programs, streams, names; `sys::raw` alone is unsafe | processes, descriptors, the resolver |
@@ -62,6 +62,7 @@ use config::service::Service;
 use config::setup::Setup;
 use log::{Log, StandardError};
 use server::Again;
+use session::Counting;
 use source::{Client, Listening, Source};
 use sys::user::Ids;
 use sys::{user, wait};
@@ -155,9 +156,9 @@ fn serve_one(client: Client, setup: &Setup, log: &Log) -> Result<Status, Error> 
             return Err(error);
         }
     };
-    let state_dir = setup.server.state_dir.as_deref();
+    let counting = Counting::AmongProcesses(setup.server.state_dir.as_deref());
     let log = log.under(service.log_name.as_deref());
-    Ok(session::serve(client, service, state_dir, None, &log))
+    Ok(session::serve(client, service, counting, None, &log))
 }
 
 fn warn_of_ids(service: &Service, log: &Log) {

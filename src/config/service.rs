@@ -13,7 +13,7 @@ use nix::unistd::{Gid, Uid};
 
 use crate::config::settings::{Written, default};
 use crate::config::{Destination, Entry};
-use crate::gate::{AccessProgram, Gate, Limits};
+use crate::gate::{AccessProgram, Gate, Limits, Proxies};
 use crate::relay;
 use crate::source::{Bind, Interface};
 use crate::sys::program::{Environment, Program};
@@ -32,6 +32,10 @@ pub(crate) struct Service {
     pub(crate) port: Option<u16>,
     /// How many sessions one client may have.
     pub(crate) limits: Limits,
+    /// Who has to say whose connection it is that it makes.
+    pub(crate) proxies: Proxies,
+    /// How long that may take.
+    pub(crate) proxy_timeout: Duration,
     /// Who may pass.
     pub(crate) gate: Gate,
     /// What happens to those who may.
@@ -94,6 +98,7 @@ impl Service {
                     connect_timeout: written.connect_timeout.unwrap_or(default::CONNECT_TIMEOUT),
                     connect_retry: written.connect_retry.unwrap_or(default::CONNECT_RETRY),
                     source: written.source,
+                    send_proxy: written.send_proxy.unwrap_or_default(),
                 },
                 relay: relay::Bounds {
                     buffer_size: written.buffer_size.unwrap_or(default::BUFFER_SIZE),
@@ -110,6 +115,8 @@ impl Service {
                 max_per_source: written.max_per_source.flatten(),
                 rate: written.rate,
             },
+            proxies: Proxies::new(written.proxies, written.proxy_others.unwrap_or_default()),
+            proxy_timeout: written.proxy_timeout.unwrap_or(default::PROXY_TIMEOUT),
             gate: Gate {
                 rules: written.rules,
                 allow_levels: written.allow_levels.unwrap_or_default(),

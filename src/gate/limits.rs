@@ -16,6 +16,13 @@ pub(crate) struct Limits {
     pub(crate) rate: Option<Rate>,
 }
 
+impl Limits {
+    /// Whether there is no limit.
+    pub(crate) fn are_none(&self) -> bool {
+        self.max_per_source.is_none() && self.rate.is_none()
+    }
+}
+
 /// How often: a token bucket that holds `burst` tokens and gains `count` in `period`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Rate {

@@ -7,6 +7,7 @@ mod counts;
 mod ledger;
 mod limits;
 mod program;
+mod proxies;
 mod rules;
 mod state_dir;
 
@@ -23,6 +24,7 @@ pub(crate) use counts::Counts;
 pub(crate) use ledger::{Ledger, Refusal, Seat};
 pub(crate) use limits::{Limits, Rate};
 pub(crate) use program::AccessProgram;
+pub(crate) use proxies::{Others, Proxies, Standing};
 pub(crate) use rules::{AllowLevels, Denial, Rule, Rules, Verdict};
 pub(crate) use state_dir::StateDir;
 

@@ -155,7 +155,7 @@ impl Ledger for StateDir {
             service: service.to_owned(),
             client,
         };
-        if limits.max_per_source.is_none() && limits.rate.is_none() {
+        if limits.are_none() {
             return Ok(seat);
         }
         if process::id().is_multiple_of(TIDY_ONE_IN) {

@@ -10,7 +10,7 @@ use super::{Level, Log, Quota};
 use crate::sys::user::Ids;
 use crate::terms::error::Status;
 use crate::terms::escape::escape_word;
-use crate::terms::facts::Facts;
+use crate::terms::facts::{Facts, Via};
 use crate::terms::reason::Reason;
 
 /// The lines of one session.
@@ -94,6 +94,11 @@ impl<'a> Journal<'a> {
         self.started
     }
 
+    /// Learns who the client is, which a proxy has announced.
+    pub(crate) fn identify(&mut self, facts: Facts) {
+        self.facts = facts;
+    }
+
     /// Notes that the session has passed the limits. The line is put off until there is time, but
     /// comes before any other: see [`Journal::catch_up`].
     pub(crate) fn open(&mut self, name: Option<String>, ids: Ids) {
@@ -112,13 +117,15 @@ impl<'a> Journal<'a> {
         let Facts {
             session,
             client,
+            via,
             local,
             name,
         } = &self.facts;
+        let via = Via(*via);
         let name = name.as_ref();
         let name = name.map_or_else(String::new, |name| format!(" name={}", escape_word(name)));
         self.log.info(format_args!(
-            "session {session} opened: client={client}{name} local={local} user={ids}"
+            "session {session} opened: client={client}{via}{name} local={local} user={ids}"
         ));
     }
 

@@ -7,7 +7,7 @@ use super::journal::Ended;
 use super::time::timestamp;
 use crate::sys::{self, LocalTime};
 use crate::terms::escape::escape_word;
-use crate::terms::facts::Facts;
+use crate::terms::facts::{Facts, Via};
 use crate::terms::reason::Reason;
 
 /// What a line looks like.
@@ -49,7 +49,7 @@ impl fmt::Display for Record<'_> {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         write!(f, "session {} closed: client=", self.session)?;
         match self.facts {
-            Some(facts) => write!(f, "{}", facts.client)?,
+            Some(facts) => write!(f, "{}{}", facts.client, Via(facts.via))?,
             None => f.write_str("-")?,
         }
         write!(
@@ -152,6 +152,7 @@ impl Record<'_> {
             | Reason::TooManySessions
             | Reason::TooManyFromClient
             | Reason::TooFastFromClient
+            | Reason::BadProxyHeader
             | Reason::Terminated
             | Reason::HandlerExited
             | Reason::HandlerFailed
@@ -174,6 +175,7 @@ impl Record<'_> {
                 "client_port",
                 self.facts.map(|facts| facts.client),
             ),
+            ("via", "via_port", self.facts.and_then(|facts| facts.via)),
             ("local", "local_port", self.facts.map(|facts| facts.local)),
         ] {
             if let Some(endpoint) = endpoint {
@@ -238,6 +240,7 @@ mod tests {
         Facts {
             session: 17,
             client: Endpoint::Inet("192.0.2.7:50123".parse().unwrap()),
+            via: None,
             local: Endpoint::Inet("[2001:db8::1]:25".parse().unwrap()),
             name: Some("a\"b.example".to_owned()),
         }
@@ -267,6 +270,20 @@ mod tests {
             "session 17 closed: client=192.0.2.7:50123 server=[2001:db8::2]:26 sent=5 received=7 \
              duration=3.201s reason=client-closed"
         );
+    }
+
+    #[test]
+    fn a_proxy_that_has_announced_the_client_stands_behind_it() {
+        let facts = Facts {
+            via: Some(Endpoint::Inet("[2001:db8::9]:40000".parse().unwrap())),
+            ..facts()
+        };
+        let line = record(&facts, &ended()).to_string();
+        let start = "session 17 closed: client=192.0.2.7:50123 via=[2001:db8::9]:40000 server=";
+        assert!(line.starts_with(start), "{line}");
+        let json = record(&facts, &ended()).json(SystemTime::now());
+        let via = ",\"client_port\":50123,\"via\":\"2001:db8::9\",\"via_port\":40000,\"local\":";
+        assert!(json.contains(via), "{json}");
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! The server that accepts and forks: a child per connection, so that a session that fails takes
 //! nothing with it. The supervisor itself never reads a client's byte.
 
+mod announced;
 mod notify;
 mod pidfile;
 mod reload;
@@ -9,25 +10,28 @@ mod watch;
 
 use std::fmt;
 use std::os::fd::AsFd;
+use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant, SystemTime};
 
 use nix::errno::Errno;
 use nix::sys::prctl;
 use nix::sys::signal::Signal;
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
 use nix::unistd::Pid;
 
 use crate::config::service::Service;
 use crate::config::settings::Overflow;
 use crate::config::setup::{ServerPlan, Setup};
-use crate::gate::Seat;
+use crate::gate::{Seat, Standing};
 use crate::log::{Ended, Journal, Log, Quota, Quotas};
 use crate::relay;
-use crate::session;
+use crate::session::{self, Counting, Registrar};
 use crate::source::{Client, Listener, Listeners};
 use crate::sys;
 use crate::sys::{streams, user, wait};
 use crate::terms::error::{Error, Status, describe};
 use crate::terms::reason::Reason;
+use announced::{Answer, Teller};
 use notify::Notifier;
 use pidfile::PidFile;
 pub(crate) use reload::Again;
@@ -263,6 +267,9 @@ impl Supervisor<'_> {
             let deadline = deadlines.into_iter().flatten().min();
             let mut due = self.watch.sleep(wanted, deadline)?;
             self.reap_some(due.child_ended, Reason::InternalError);
+            if due.rung {
+                self.answer_some();
+            }
             self.accept_from_some(due.listeners())?;
         }
     }
@@ -407,6 +414,8 @@ impl Supervisor<'_> {
     fn count(&self, service: &Service, client: &Client) -> Result<Option<Seat>, Reason> {
         match self.is_full() {
             true => Err(Reason::TooManySessions),
+            // Whom it is to be counted for, it learns itself.
+            false if service.proxies.judge(&client.address) == Standing::Proxy => Ok(None),
             false => self.sessions.count(service, &client.address),
         }
     }
@@ -446,22 +455,97 @@ impl Supervisor<'_> {
                 return;
             }
         };
-        let session = Session::new(&client, &service, seat);
+        let mut session = Session::new(&client, &service, seat);
+        let teller = match self.hear_from(&mut session, &client, &service) {
+            Ok(teller) => teller,
+            Err(errno) => return self.cannot_start(session, "announced clients", errno),
+        };
+        let registrar = teller.as_ref().map(|teller| teller as &dyn Registrar);
         // Known to us, it is known to each session.
         sys::local_time(SystemTime::now());
         // No session holds a listener, or what only the server is to have.
-        let forked = sys::fork_without(self.watch.descriptors(), || {
+        let forked = sys::fork_without(&self.watch.descriptors(), || {
             let log = self.log.under(service.log_name.as_deref());
-            session::serve(client, &service, None, refusals, &log) as i32
+            session::serve(
+                client,
+                &service,
+                Counting::BySupervisor(registrar),
+                refusals,
+                &log,
+            ) as i32
         });
-        match forked {
-            Ok(child) => self.sessions.begin(child, session),
-            Err(errno) => {
-                self.accept_from = Instant::now() + BACK_OFF;
-                self.complain(format_args!("fork: {}", describe(errno)));
-                self.sessions.give_up(&session, self.log);
-            }
+        let child = match forked {
+            Ok(child) => child,
+            Err(errno) => return self.cannot_start(session, "fork", errno),
+        };
+        let listening = session
+            .bell()
+            .map_or(Ok(()), |bell| self.watch.listen_for(bell, child));
+        self.sessions.begin(child, session);
+        if let Err(errno) = listening {
+            self.complain(format_args!("epoll: {}", describe(errno)));
+            self.answer(child, None);
         }
+    }
+
+    /// Gives up a client for whom there is no process, or nothing that it takes to have one.
+    fn cannot_start(&mut self, session: Session, what: &str, errno: Errno) {
+        self.accept_from = Instant::now() + BACK_OFF;
+        self.complain(format_args!("{what}: {}", describe(errno)));
+        if let Some(bell) = session.bell() {
+            self.watch.forget(bell);
+        }
+        self.sessions.give_up(session, self.log);
+    }
+
+    /// Prepares to be told by a session who its client is, if that is for a proxy to say.
+    fn hear_from(
+        &mut self,
+        session: &mut Session,
+        client: &Client,
+        service: &Service,
+    ) -> nix::Result<Option<Teller>> {
+        if service.proxies.judge(&client.address) != Standing::Proxy {
+            return Ok(None);
+        }
+        let place = self.sessions.place()?;
+        session.will_tell(place, None);
+        if service.limits.are_none() {
+            return Ok(Some(Teller::new(place, None)));
+        }
+        let (own, theirs) = socketpair(
+            AddressFamily::Unix,
+            SockType::Stream,
+            None,
+            SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK,
+        )?;
+        let [own, theirs] = [own, theirs].map(UnixStream::from);
+        self.watch.hide(&own)?;
+        session.will_tell(place, Some(own));
+        Ok(Some(Teller::new(place, Some(theirs))))
+    }
+
+    /// Counts the sessions that have been told who their clients are, and ask for it.
+    fn answer_some(&mut self) {
+        for child in self.watch.ringing() {
+            let counted = match self.sessions.count_told(child) {
+                Some(Err(_)) => {
+                    // Some may have ended since.
+                    self.reap(Reason::InternalError);
+                    self.sessions.count_told(child)
+                }
+                counted => counted,
+            };
+            self.answer(child, counted.map(Answer::from));
+        }
+    }
+
+    fn answer(&mut self, child: Pid, answer: Option<Answer>) {
+        if let Some(bell) = self.sessions.bell(child) {
+            self.watch.forget(bell);
+        }
+        self.status_changed = true;
+        self.sessions.answer(child, answer);
     }
 
     /// Notes a client that is no service's, and why, unless there have been too many of them.
@@ -509,6 +593,9 @@ impl Supervisor<'_> {
             return true;
         }
         self.status_changed = true;
+        if let Some(bell) = self.sessions.bell(child) {
+            self.watch.forget(bell);
+        }
         self.sessions.end(child, status, reason, self.log);
         true
     }
@@ -569,6 +656,9 @@ impl Supervisor<'_> {
         let deadline = [deadline, self.sweep_at].into_iter().flatten().min();
         let due = self.watch.sleep(Wanted::SignalsOnly, deadline)?;
         self.reap_some(due.child_ended, reason);
+        if due.rung {
+            self.answer_some();
+        }
         Ok(())
     }
 

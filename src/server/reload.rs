@@ -86,7 +86,7 @@ impl Supervisor<'_> {
         let left = memfd_create(c"configuration", MFdFlags::MFD_CLOEXEC).map_err(system)?;
         let left = File::from(left);
         let parent = Pid::this();
-        let child = sys::fork_without(self.watch.descriptors(), || {
+        let child = sys::fork_without(&self.watch.descriptors(), || {
             match prepare_child(parent).and_then(|()| self.leave_checked(&left)) {
                 Ok(()) => 0,
                 // Nobody is told why but by the status.
@@ -204,6 +204,7 @@ impl Supervisor<'_> {
         }
         let forwarded = self.setup.services.all_forward();
         self.setup = setup;
+        self.sessions.count_all_told();
         let mut unprepared = self.listeners.len();
         if self.own_listeners {
             let binds = &self.setup.server.binds;

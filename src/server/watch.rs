@@ -1,11 +1,13 @@
-//! What the supervisor sleeps on: its signals, and its listeners.
+//! What the supervisor sleeps on: its signals, its listeners, and sessions that ask to be counted.
 //!
 //! Signals come by signalfd(2), so that they are heard however busy the listeners are, and no
 //! handler's frame is written to a page that the last fork has made a copy of. Listeners come by
 //! epoll(7), so that a wake-up costs the same with one of them as with thousands.
 
+use std::borrow::Cow;
 use std::ops::RangeInclusive;
 use std::os::fd::{AsFd, AsRawFd, RawFd};
+use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
@@ -26,10 +28,18 @@ const AT_ONCE: usize = 16;
 /// What stands for the signals where listeners have the numbers of their descriptors.
 const SIGNALS: u64 = u64::MAX;
 
-/// The signals and the listeners.
+/// What stands for all sessions that ring.
+const BELLS: u64 = u64::MAX - 1;
+
+/// The signals, the listeners, and the bells of sessions.
 pub(super) struct Watch {
     signals: SignalFd,
     all: Epoll,
+    /// Watched on its own, as sessions are answered also where no client is accepted; made when there
+    /// is the first.
+    bells: Option<Epoll>,
+    /// The bells that are not rung yet.
+    silent: Vec<RawFd>,
     /// What no session may hold, as few ranges of numbers.
     descriptors: Vec<RangeInclusive<RawFd>>,
     /// Where the listener of a descriptor stands.
@@ -48,6 +58,8 @@ pub(super) enum Wanted {
 pub(super) struct Due {
     /// A child has ended: this one, and perhaps others with it.
     pub(super) child_ended: Option<Pid>,
+    /// There are sessions that ring.
+    pub(super) rung: bool,
     listeners: [(usize, bool); AT_ONCE],
     count: usize,
 }
@@ -78,6 +90,8 @@ impl Watch {
         Ok(Watch {
             signals,
             all,
+            bells: None,
+            silent: Vec::new(),
             descriptors: Vec::new(),
             index_of: Vec::new(),
         })
@@ -105,6 +119,8 @@ impl Watch {
     pub(super) fn keep(&mut self, listeners: &[Listener], others: impl Iterator<Item = RawFd>) {
         let sockets = || listeners.iter().map(|listener| listener.socket.as_raw_fd());
         let own = [self.signals.as_raw_fd(), self.all.0.as_raw_fd()];
+        let bells = self.bells.iter().map(|bells| bells.0.as_raw_fd());
+        let own = own.into_iter().chain(bells);
         self.descriptors = ranges(sockets().chain(own).chain(others).collect());
         let highest = sockets().max().unwrap_or(0);
         self.index_of = vec![None; highest as usize + 1];
@@ -114,8 +130,58 @@ impl Watch {
     }
 
     /// What no session may hold.
-    pub(super) fn descriptors(&self) -> &[RangeInclusive<RawFd>] {
-        &self.descriptors
+    pub(super) fn descriptors(&self) -> Cow<'_, [RangeInclusive<RawFd>]> {
+        if self.silent.is_empty() {
+            return Cow::Borrowed(&self.descriptors);
+        }
+        let bells = self.silent.iter().map(|&bell| bell..=bell);
+        self.descriptors.iter().cloned().chain(bells).collect()
+    }
+
+    /// Has no session hold a bell, not even its own.
+    pub(super) fn hide(&mut self, bell: &UnixStream) -> nix::Result<()> {
+        if self.bells.is_none() {
+            let bells = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
+            self.all
+                .add(&bells.0, EpollEvent::new(EpollFlags::EPOLLIN, BELLS))?;
+            let number = bells.0.as_raw_fd();
+            self.descriptors.push(number..=number);
+            self.bells = Some(bells);
+        }
+        self.silent.push(bell.as_raw_fd());
+        Ok(())
+    }
+
+    /// Listens for the bell of this session, which is hidden.
+    pub(super) fn listen_for(&self, bell: &UnixStream, session: Pid) -> nix::Result<()> {
+        let Some(bells) = &self.bells else {
+            return Err(Errno::ENOENT);
+        };
+        let event = EpollEvent::new(EpollFlags::EPOLLIN, session.as_raw() as u64);
+        bells.add(bell, event)
+    }
+
+    /// Listens for this bell no more. To be called before it is closed.
+    pub(super) fn forget(&mut self, bell: &UnixStream) {
+        self.silent.retain(|silent| *silent != bell.as_raw_fd());
+        if let Some(bells) = &self.bells {
+            // One that was not listened for yet is not known.
+            let _ = bells.delete(bell);
+        }
+    }
+
+    /// Some of the sessions that ring, or have hung up.
+    pub(super) fn ringing(&self) -> Vec<Pid> {
+        let mut events = [EpollEvent::empty(); AT_ONCE];
+        let count = self
+            .bells
+            .as_ref()
+            .map_or(Ok(0), |bells| bells.wait(&mut events, PollTimeout::ZERO));
+        // Those that are left out, or could not be asked for, are told of the next time.
+        let ringing = events.iter().take(count.unwrap_or(0));
+        ringing
+            .map(|event| Pid::from_raw(event.data() as i32))
+            .collect()
     }
 
     /// Sleeps until there is something to do, or the deadline has come. A signal that is not a
@@ -126,8 +192,16 @@ impl Watch {
         let slept = match wanted {
             Wanted::Clients => self.wait_for_all(timeout, &mut due),
             Wanted::SignalsOnly => {
-                let mut set = [PollFd::new(self.signals.as_fd(), PollFlags::POLLIN)];
-                poll(&mut set, timeout).map(|count| count > 0)
+                let readable = |fd| PollFd::new(fd, PollFlags::POLLIN);
+                let bells = self.bells.iter().map(|bells| readable(bells.0.as_fd()));
+                let mut set: Vec<PollFd> = [readable(self.signals.as_fd())]
+                    .into_iter()
+                    .chain(bells)
+                    .collect();
+                let polled = poll(&mut set, timeout);
+                let is_ready = |polled: &PollFd| polled.any().unwrap_or(true);
+                due.rung = polled.is_ok() && set.get(1).is_some_and(is_ready);
+                polled.map(|_| is_ready(&set[0]))
             }
         };
         match slept {
@@ -146,6 +220,10 @@ impl Watch {
         for event in &events[..count] {
             if event.data() == SIGNALS {
                 signals = true;
+                continue;
+            }
+            if event.data() == BELLS {
+                due.rung = true;
                 continue;
             }
             let hung_up = event

@@ -2,6 +2,7 @@
 //! our own listener and the tests all enter through [`serve`].
 
 mod handler;
+mod introduction;
 
 use std::mem;
 use std::os::fd::{AsFd, AsRawFd};
@@ -11,15 +12,16 @@ use std::time::{Duration, Instant};
 use nix::sys::socket::{Shutdown, shutdown};
 
 use crate::config::service::{Action, Forward, Service};
-use crate::gate::{Admitted, Denied, Ledger, Refusal, StateDir};
+use crate::gate::{Admitted, Denied, Ledger, Refusal, Standing, StateDir};
 use crate::log::{Ended, Journal, Log, Quota};
+use crate::protocol::proxy::Announced;
 use crate::relay::transcript::Transcript;
 use crate::relay::{self, Engine, Hunch, Machine, Outcome, Relay, Tap};
-use crate::source::{Client, Origin};
+use crate::source::{Client, NoHeader, Origin};
 use crate::sys;
 use crate::sys::names::lookup;
 use crate::sys::program::Program;
-use crate::sys::user;
+use crate::sys::user::{self, Ids};
 use crate::sys::vigil::Vigil;
 use crate::sys::wait;
 use crate::terms::endpoint::Endpoint;
@@ -38,13 +40,27 @@ pub(crate) fn note_unserved(client: &Client, refusals: Option<Quota>, log: &Log)
 /// How long what a session has put off waits for its first bytes.
 const MOMENT: Duration = Duration::from_millis(10);
 
+/// Who applies the limits of a client's sessions.
+pub(crate) enum Counting<'a> {
+    /// This process, which serves nobody else, with those that share this directory.
+    AmongProcesses(Option<&'a Path>),
+    /// The supervisor. It has done so, unless it is still to be told who the client is.
+    BySupervisor(Option<&'a dyn Registrar>),
+}
+
+/// Whoever counts sessions and is told of each who its client is.
+pub(crate) trait Registrar {
+    /// Notes what a proxy has announced, and counts the session. Fails with the reason why it may not
+    /// go on.
+    fn register(&self, announced: &Announced) -> Result<(), Reason>;
+}
+
 /// Serves one client, and returns the status that a process exits with which had no other. Where
-/// a handler replaces this process, it does not return. `state_dir` is where processes that serve
-/// one client each share their counts; `refusals`, what those of one server share.
+/// a handler replaces this process, it does not return. `refusals` is what those of one server share.
 pub(crate) fn serve(
     client: Client,
     service: &Service,
-    state_dir: Option<&Path>,
+    counting: Counting,
     refusals: Option<Quota>,
     log: &Log,
 ) -> Status {
@@ -52,20 +68,25 @@ pub(crate) fn serve(
     if service.forwards() {
         relay::set_urgent_in_line(client.socket.as_fd(), true);
     }
-    if let Origin::Inherited { .. } = client.origin
-        && let Err(reason) = count_among_processes(&client, service, state_dir, &journal)
-    {
-        return journal.close(Ended::before_action(reason));
-    }
-    // Before the first byte from the client is read.
-    let ids = match user::switch_to(service.ids) {
-        Ok(ids) => ids,
-        Err(error) => {
-            journal.error(&error);
-            journal.close(Ended::before_action(Reason::InternalError));
-            return error.status();
-        }
+    let ends_at = service.max_duration.map(|time| journal.started() + time);
+    let standing = service.proxies.judge(&client.address);
+    let entering = Entering {
+        service,
+        counting,
+        ends_at,
     };
+    let (client, ids) = match entering.enter(client, standing, &mut journal) {
+        Ok(entered) => entered,
+        Err(status) => return status,
+    };
+    if standing == Standing::Stranger {
+        journal.open(None, ids);
+        journal.refusal("denied by rule: no accept-proxy rule matches");
+        return journal.close(Ended {
+            not_allowed: true,
+            ..Ended::before_action(Reason::DeniedByRule)
+        });
+    }
     let passed = match service.gate.check_rules(client) {
         Ok(passed) => passed,
         Err(refused) => {
@@ -97,7 +118,6 @@ pub(crate) fn serve(
     if wait::is_end_asked_for() {
         return journal.close(Ended::before_action(Reason::Terminated));
     }
-    let ends_at = service.max_duration.map(|time| journal.started() + time);
     let port = passed.client().local.port();
     let prepare = |program: &Program| {
         let server = service.server_line(port);
@@ -122,6 +142,76 @@ pub(crate) fn serve(
     journal.close(ended)
 }
 
+/// What it takes to come before the rules.
+struct Entering<'a> {
+    service: &'a Service,
+    counting: Counting<'a>,
+    ends_at: Option<Instant>,
+}
+
+impl Entering<'_> {
+    /// Learns who the client is, where a proxy says so, has it counted, and gives up the rights of this
+    /// process: before the first byte from the client is read, unless a child reads it. Where the
+    /// session ends here, it is closed.
+    fn enter(
+        self,
+        mut client: Client,
+        standing: Standing,
+        journal: &mut Journal,
+    ) -> Result<(Client, Ids), Status> {
+        let Entering {
+            service,
+            counting,
+            ends_at,
+        } = self;
+        let mut is_known = standing != Standing::Proxy;
+        if let Counting::AmongProcesses(state_dir) = counting {
+            if !is_known && state_dir.is_some() && !service.limits.are_none() {
+                let announced = introduction::read_without_rights(&client, service, ends_at);
+                introduce(announced, &mut client, journal)?;
+                is_known = true;
+            }
+            count_among_processes(&client, service, state_dir, journal)
+                .map_err(|reason| journal.close(Ended::before_action(reason)))?;
+        }
+        let ids = user::switch_to(service.ids).map_err(|error| {
+            journal.error(&error);
+            journal.close(Ended::before_action(Reason::InternalError));
+            error.status()
+        })?;
+        if !is_known {
+            let announced = introduction::read(&client, service, ends_at);
+            let announced = introduce(announced, &mut client, journal)?;
+            if let Counting::BySupervisor(Some(registrar)) = counting
+                && let Err(reason) = registrar.register(&announced)
+            {
+                if reason == Reason::InternalError {
+                    let line = "no answer from the server, which was to count the client";
+                    journal.error(&Error::new(Status::System, line));
+                }
+                return Err(journal.close(Ended::before_action(reason)));
+            }
+        }
+        Ok((client, ids))
+    }
+}
+
+/// Takes a proxy's word for who the client is, if there is one.
+fn introduce(
+    announced: Result<Announced, NoHeader>,
+    client: &mut Client,
+    journal: &mut Journal,
+) -> Result<Announced, Status> {
+    match announced {
+        Ok(announced) => {
+            client.identify(announced);
+            journal.identify(client.facts());
+            Ok(announced)
+        }
+        Err(none) => Err(journal.close(introduction::refuse(&none, journal))),
+    }
+}
+
 /// Applies the limits of a client's sessions where nobody else does: no supervisor of ours knows
 /// of the other processes. If that cannot be done, nobody is let in.
 fn count_among_processes(
@@ -132,7 +222,7 @@ fn count_among_processes(
 ) -> Result<(), Reason> {
     let limits = &service.limits;
     let Some(path) = state_dir else {
-        if limits.max_per_source.is_some() || limits.rate.is_some() {
+        if !limits.are_none() {
             journal.warning("max-per-source and rate are not applied here without a state-dir");
         }
         return Ok(());

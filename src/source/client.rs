@@ -8,6 +8,7 @@ use nix::ifaddrs::getifaddrs;
 use nix::poll::{PollTimeout, poll};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrStorage, bind, socket};
 
+use crate::protocol::proxy::Announced;
 use crate::sys::{self, wait};
 use crate::terms::endpoint::Endpoint;
 use crate::terms::facts::Facts;
@@ -16,15 +17,50 @@ use crate::terms::facts::Facts;
 pub(crate) struct Client {
     /// Its connection.
     pub(crate) socket: OwnedFd,
-    /// Its own end.
+    /// Its own end; where a proxy has announced it, what that said.
     pub(crate) address: Endpoint,
-    /// Our end: what it connected to.
+    /// Our end of the connection.
     pub(crate) local: Endpoint,
+    /// What a proxy has said besides.
+    pub(crate) relayed: Option<Relayed>,
     /// The listener that it came through, where that is known: the address that it listens on, which
     /// may be all of this machine's.
     pub(crate) listener: Option<Endpoint>,
     /// How it got here.
     pub(crate) origin: Origin,
+}
+
+/// What is known of a client that a proxy has announced.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Relayed {
+    /// The proxy: the peer of our socket.
+    pub(crate) via: Endpoint,
+    /// What the client had connected to.
+    pub(crate) destination: Endpoint,
+}
+
+/// The ends of a client's own connection to a proxy.
+pub(crate) struct Ends {
+    pub(crate) client: Endpoint,
+    pub(crate) destination: Endpoint,
+}
+
+impl Ends {
+    /// `None` where a proxy has announced nobody.
+    pub(crate) fn of(announced: Announced) -> Option<Ends> {
+        let (client, destination) = match announced {
+            Announced::Nothing => return None,
+            Announced::Tcp {
+                source,
+                destination,
+            } => (Endpoint::inet(source), Endpoint::inet(destination)),
+            Announced::Unix => (Endpoint::Unix, Endpoint::Unix),
+        };
+        Some(Ends {
+            client,
+            destination,
+        })
+    }
 }
 
 /// How a client got to the process that serves it.
@@ -52,6 +88,29 @@ impl Origin {
 }
 
 impl Client {
+    /// Takes a proxy's word for who the client is.
+    pub(crate) fn identify(&mut self, announced: Announced) {
+        if let Some(ends) = Ends::of(announced) {
+            let via = self.address;
+            self.address = ends.client;
+            self.relayed = Some(Relayed {
+                via,
+                destination: ends.destination,
+            });
+        }
+    }
+
+    /// What it connected to: our own end, or what a proxy has announced.
+    pub(crate) fn destination(&self) -> Endpoint {
+        self.relayed
+            .map_or(self.local, |relayed| relayed.destination)
+    }
+
+    /// The other end of our socket: its own, or a proxy's.
+    fn peer(&self) -> Endpoint {
+        self.relayed.map_or(self.address, |relayed| relayed.via)
+    }
+
     /// Whether it has broken its connection off, be it behind data that can still be read. Who does so
     /// while it waits in a backlog is accepted like any other.
     pub(crate) fn is_gone(&self) -> bool {
@@ -87,7 +146,7 @@ impl Client {
     /// listener, if it comes from this machine.
     pub(crate) fn hops_left(&self) -> Option<u8> {
         let (Origin::Accepted { .. }, Endpoint::Inet(from), Endpoint::Inet(to)) =
-            (self.origin, self.address, self.local)
+            (self.origin, self.peer(), self.local)
         else {
             return None;
         };
@@ -102,7 +161,8 @@ impl Client {
         Facts {
             session: self.origin.session(),
             client: self.address,
-            local: self.local,
+            via: self.relayed.map(|relayed| relayed.via),
+            local: self.destination(),
             name: None,
         }
     }

@@ -155,6 +155,7 @@ fn connection(socket: OwnedFd, address: Endpoint, streams: Streams) -> Result<So
         socket,
         address,
         local,
+        relayed: None,
         listener: None,
         origin: Origin::Inherited {
             on_stderr: streams.stderr_is_client,

@@ -148,6 +148,7 @@ impl Listener {
             socket,
             address,
             local: local.unwrap_or(self.local),
+            relayed: None,
             listener: Some(self.local),
             origin: Origin::Accepted { serial },
         })

@@ -7,6 +7,7 @@ mod bind;
 mod client;
 mod inherited;
 mod listener;
+mod preface;
 
 use std::time::Duration;
 
@@ -15,8 +16,9 @@ use crate::sys::streams::Streams;
 use crate::terms::error::Error;
 
 pub(crate) use bind::{Bind, Interface};
-pub(crate) use client::{Client, Origin};
+pub(crate) use client::{Client, Ends, Origin};
 pub(crate) use listener::{Listener, something_to_listen_for};
+pub(crate) use preface::{NoHeader, read_header};
 
 /// What there is to serve.
 pub(crate) enum Source {

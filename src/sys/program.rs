@@ -86,6 +86,10 @@ impl Program {
         for name in NOT_FOR_PROGRAMS {
             command.env_remove(name);
         }
+        for name in OF_PROXY {
+            // Somebody else's, where this client has come by none.
+            command.env_remove(format!("{}{name}", environment.prefix));
+        }
         for (name, value) in variables(facts) {
             command.env(format!("{}{name}", environment.prefix), value);
         }
@@ -107,6 +111,9 @@ const NOT_FOR_PROGRAMS: [&str; 5] = [
     "NOTIFY_SOCKET",
 ];
 
+/// What is set only where a proxy has announced the client.
+const OF_PROXY: [&str; 2] = ["PEER", "PEERPORT"];
+
 /// How programs see the environment.
 #[derive(Debug, Clone)]
 pub(crate) struct Environment {
@@ -117,18 +124,22 @@ pub(crate) struct Environment {
 }
 
 /// What programs are told of a session, by the names of the variables without their prefix.
-fn variables(facts: &Facts) -> [(&'static str, String); 6] {
+fn variables(facts: &Facts) -> impl Iterator<Item = (&'static str, String)> {
     let port = |endpoint: Endpoint| endpoint.port().unwrap_or(0).to_string();
     let address = facts.client.host();
     let name = facts.name.as_ref().unwrap_or(&address).clone();
-    [
+    let always = [
         ("PORT", port(facts.local)),
         ("INTERFACE", facts.local.host()),
         ("CLIENT", address),
         ("CLIENTNAME", name),
         ("CLIENTPORT", port(facts.client)),
         ("SESSION", facts.session.to_string()),
-    ]
+    ];
+    let of_proxy = move |via: Endpoint| OF_PROXY.into_iter().zip([via.host(), port(via)]);
+    always
+        .into_iter()
+        .chain(facts.via.into_iter().flat_map(of_proxy))
 }
 
 /// Ends a program and the process group that it leads: with SIGTERM, and with SIGKILL what is left

@@ -16,19 +16,20 @@ pub(crate) enum Endpoint {
 }
 
 impl Endpoint {
+    /// An IP address and port; rinetd compares the mapped form as text, and so lets denied clients in.
+    pub(crate) fn inet(address: SocketAddr) -> Endpoint {
+        Endpoint::Inet(SocketAddr::new(address.ip().to_canonical(), address.port()))
+    }
+
     /// The endpoint that a socket address stands for; `None` for families we do not serve.
     pub(crate) fn from_address(address: &SockaddrStorage) -> Option<Endpoint> {
-        let inet = |address: SocketAddr| {
-            // rinetd compares the mapped form as text, and so lets denied clients in.
-            Endpoint::Inet(SocketAddr::new(address.ip().to_canonical(), address.port()))
-        };
         if let Some(v4) = address.as_sockaddr_in() {
-            return Some(inet(SocketAddr::V4((*v4).into())));
+            return Some(Endpoint::inet(SocketAddr::V4((*v4).into())));
         }
         if let Some(v6) = address.as_sockaddr_in6() {
             let v6 = std::net::SocketAddrV6::from(*v6);
             return Some(match v6.ip().to_ipv4_mapped() {
-                Some(_) => inet(SocketAddr::V6(v6)),
+                Some(_) => Endpoint::inet(SocketAddr::V6(v6)),
                 None => Endpoint::Inet(SocketAddr::V6(v6)),
             });
         }

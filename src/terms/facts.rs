@@ -1,5 +1,7 @@
 //! What is known of a session's ends, for whoever speaks of it.
 
+use std::fmt;
+
 use super::endpoint::Endpoint;
 
 /// What is known of a session: the log, the access log, the supervisor and every program are told
@@ -11,8 +13,19 @@ pub(crate) struct Facts {
     pub(crate) session: u64,
     /// The client's end.
     pub(crate) client: Endpoint,
-    /// Our end: what the client connected to.
+    /// The proxy that has announced the client, if one has.
+    pub(crate) via: Option<Endpoint>,
+    /// What the client connected to: our end, or what a proxy has announced.
     pub(crate) local: Endpoint,
     /// The client's name, where it was looked up and leads back to its address.
     pub(crate) name: Option<String>,
+}
+
+/// The proxy that has announced a client, if one has, as it stands behind the client in a line.
+pub(crate) struct Via(pub(crate) Option<Endpoint>);
+
+impl fmt::Display for Via {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        self.0.map_or(Ok(()), |via| write!(f, " via={via}"))
+    }
 }

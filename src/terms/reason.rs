@@ -39,6 +39,8 @@ pub enum Reason {
     TooManyFromClient,
     /// The client began more sessions than `rate` allows.
     TooFastFromClient,
+    /// A proxy did not say as it should whose connection it is.
+    BadProxyHeader,
     /// The session was asked to end.
     Terminated,
     /// The handler ended, with whatever status.
@@ -68,6 +70,7 @@ impl Reason {
         Reason::TooManySessions,
         Reason::TooManyFromClient,
         Reason::TooFastFromClient,
+        Reason::BadProxyHeader,
         Reason::Terminated,
         Reason::HandlerExited,
         Reason::HandlerFailed,
@@ -93,6 +96,7 @@ impl Reason {
             Reason::TooManySessions => "too-many-sessions",
             Reason::TooManyFromClient => "too-many-from-client",
             Reason::TooFastFromClient => "too-fast-from-client",
+            Reason::BadProxyHeader => "bad-proxy-header",
             Reason::Terminated => "terminated",
             Reason::HandlerExited => "handler-exited",
             Reason::HandlerFailed => "handler-failed",
@@ -115,6 +119,7 @@ impl Reason {
             | Reason::TooManySessions
             | Reason::TooManyFromClient
             | Reason::TooFastFromClient
+            | Reason::BadProxyHeader
             | Reason::Terminated
             | Reason::HandlerExited => Status::Done,
             Reason::ConnectTimeout
@@ -132,7 +137,8 @@ impl Reason {
             | Reason::DeniedByProgram
             | Reason::TooManySessions
             | Reason::TooManyFromClient
-            | Reason::TooFastFromClient => true,
+            | Reason::TooFastFromClient
+            | Reason::BadProxyHeader => true,
             Reason::ClientClosed
             | Reason::ServerClosed
             | Reason::ClientReset
@@ -173,6 +179,7 @@ impl Reason {
             | Reason::TooManySessions
             | Reason::TooManyFromClient
             | Reason::TooFastFromClient
+            | Reason::BadProxyHeader
             | Reason::HandlerFailed
             | Reason::InternalError => true,
         }

@@ -3,6 +3,7 @@
 //! Names are looked up anew for every session. An upstream's addresses are tried a little apart,
 //! the first to connect wins; when none does, the next upstream's turn comes.
 
+mod introduction;
 mod race;
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
@@ -21,6 +22,7 @@ use crate::terms::error::describe;
 use crate::terms::escape::{brief, escape_word};
 use crate::terms::reason::Reason;
 use crate::terms::value::Complaint;
+pub(crate) use introduction::SendProxy;
 use race::{Begin, Race, connect_unix, interleaved};
 
 /// Before upstreams that refuse are tried again, where that was asked for.
@@ -121,6 +123,8 @@ pub(crate) struct Route {
     pub(crate) connect_retry: Duration,
     /// Our own address towards them.
     pub(crate) source: Option<IpAddr>,
+    /// What is sent to them first.
+    pub(crate) send_proxy: SendProxy,
 }
 
 /// A connection to an upstream. The socket does not block.
@@ -256,7 +260,9 @@ impl Route {
         for upstream in &self.upstreams {
             let attempt = vigil.within(Instant::now() + self.connect_timeout);
             let waiting = &mut || news(News::Waiting);
-            let reached = self.reach(upstream, client, attempt, waiting);
+            let reached = self
+                .reach(upstream, client, attempt.clone(), waiting)
+                .and_then(|socket| self.send_proxy.introduce(client, socket, attempt));
             let name = upstream.name(default_port);
             let failed = match reached {
                 Ok(socket) => return Ok(Connected { socket, name }),

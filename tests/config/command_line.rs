@@ -177,6 +177,23 @@ const BAD: &[(&str, &[(&str, &str)])] = &[
         &[("", "write any, each"), ("eahc", "did you mean 'each'?")],
     ),
     ("deny", NOT_RULES),
+    ("accept-proxy", NOT_RULES),
+    (
+        "proxy-others",
+        &[
+            ("", "write refuse, serve"),
+            ("sreve", "did you mean 'serve'?"),
+        ],
+    ),
+    ("proxy-timeout", NOT_TIMES_ABOVE_0),
+    (
+        "send-proxy",
+        &[
+            ("", "write no, v1, v2"),
+            ("v3", "write no, v1, v2"),
+            ("yes", "write no, v1, v2"),
+        ],
+    ),
     ("connect-timeout", NOT_TIMES_ABOVE_0),
     ("acp-timeout", NOT_TIMES_ABOVE_0),
     (

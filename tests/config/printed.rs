@@ -31,7 +31,7 @@ impl Numbers {
     }
 }
 
-const OF_SERVICES: [&str; 25] = [
+const OF_SERVICES: [&str; 30] = [
     "timeout 1500ms",
     "timeout 0",
     "half-close-timeout 3",
@@ -55,6 +55,11 @@ const OF_SERVICES: [&str; 25] = [
     "connect-retry 30",
     "max-per-source 3",
     "rate 10/1500ms:5",
+    "accept-proxy 192.0.2.0/24",
+    "accept-proxy ::1",
+    "proxy-others serve",
+    "proxy-timeout 500ms",
+    "send-proxy v2",
     "source ::1",
     "buffer-size 1m",
 ];
@@ -161,6 +166,10 @@ fn every_default_is_printed_in_full() {
          \x20   acp-timeout 10\n\
          \x20   max-per-source 0\n\
          \x20   # rate is not set\n\
+         \x20   # accept-proxy is not set\n\
+         \x20   proxy-others refuse\n\
+         \x20   proxy-timeout 5\n\
+         \x20   send-proxy no\n\
          \x20   # source is not set\n\
          \x20   buffer-size 1048576\n"
     );

@@ -16,10 +16,14 @@ fn values(setting: &Setting) -> [&'static str; 3] {
         "pidfile" | "write" | "state-dir" | "access-log" => ["/a", "/b", "\"/c d\""],
         "standalone" | "clear-env" => ["yes", "no", "yes"],
         "timeout" | "acp-timeout" | "connect-timeout" | "connect-retry" | "half-close-timeout"
-        | "max-duration" | "lifetime" | "max-sessions" | "max-per-source" => ["7", "8", "9"],
+        | "max-duration" | "lifetime" | "max-sessions" | "max-per-source" | "proxy-timeout" => {
+            ["7", "8", "9"]
+        }
         "env-prefix" => ["A_", "B_", "C_"],
-        "allow" | "deny" => ["192.0.2.1", "192.0.2.0/24", "2001:db8::*"],
+        "allow" | "deny" | "accept-proxy" => ["192.0.2.1", "192.0.2.0/24", "2001:db8::*"],
         "allow-levels" => ["each", "any", "each"],
+        "proxy-others" => ["serve", "refuse", "serve"],
+        "send-proxy" => ["v1", "v2", "no"],
         "overflow" => ["drop", "defer", "drop"],
         "rate" => ["1/2ms:3", "4/5ms:6", "7/8ms:9"],
         "access-log-format" => ["json", "rinetd", "common"],
@@ -190,7 +194,7 @@ fn inner_scopes_replace_what_outer_ones_say_and_add_rules_to_theirs() {
         ));
         let shown = shown(&conf.says(&["-zz"]).ok(), setting);
         let expected: [(&str, &[&str]); 5] = match name {
-            "allow" | "deny" => [
+            "allow" | "deny" | "accept-proxy" => [
                 ("*:1", &[first]),
                 ("*:2", &[first, second]),
                 ("127.0.0.1:2", &[first, second]),
@@ -230,7 +234,7 @@ fn options_override_the_defaults_of_the_file_but_not_what_a_service_says() {
         let options = option(setting, third);
         let shown = shown(&says(&conf, &options, &["-zz"]).ok(), setting);
         match (setting.scope, name) {
-            (Scope::Service, "allow" | "deny") => {
+            (Scope::Service, "allow" | "deny" | "accept-proxy") => {
                 assert_eq!(holding(&shown, setting, "*:1"), [first, third], "{name}");
                 let expected = [first, third, second];
                 assert_eq!(holding(&shown, setting, "*:2"), expected, "{name}");

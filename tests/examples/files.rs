@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::io::Write;
+use std::io::{BufRead, BufReader, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::os::unix::net::UnixListener;
@@ -16,10 +16,11 @@ use crate::harness::config_file::Conf;
 use crate::harness::namespaces::{privately, run};
 use crate::harness::peers::assert_echoes;
 use crate::harness::processes::children;
-use crate::harness::super_server::{SuperServer, connect_to, start_with_configuration};
+use crate::harness::super_server::{SuperServer, connect_to, start_with_configuration, unpacked};
 use crate::harness::upstreams::echo;
 use crate::harness::{
-    Running, Said, Scratch, TCPPROXY, free_port, hand_over, launched_by, needs_root, read_all,
+    Running, Said, Scratch, TCPPROXY, free_port, hand_over, launched_by, needs_root, patient,
+    read_all,
 };
 
 fn example(name: &str) -> PathBuf {
@@ -139,6 +140,54 @@ fn xinetds_service_forwards_under_xinetd() {
     for _ in 0..2 {
         assert_echoes(&connect_to(at(port)));
     }
+}
+
+#[test]
+fn haproxys_clients_are_ours_and_the_servers() {
+    let [front, one, two] = [(); 3].map(|()| free_port());
+    let upstream = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let server = upstream.local_addr().unwrap().to_string();
+    let text = rewritten(
+        "tcpproxy-behind-haproxy.conf",
+        &[
+            ("port 2525\n", &format!("port {one}\n")),
+            ("192.0.2.25:25", &server),
+        ],
+    );
+    let scratch = Scratch::new();
+    let (ours, theirs) = (scratch.join("tcpproxy.conf"), scratch.join("haproxy.cfg"));
+    fs::write(&ours, text).unwrap();
+    let mut command = Command::new(TCPPROXY);
+    command.args(["--log", "stderr", "-f"]).arg(&ours);
+    let proxy = Running::start(command.stdin(Stdio::null()));
+    proxy.log.wait_for("listening on ");
+    let text = rewritten(
+        "haproxy-in-front.cfg",
+        &[
+            ("127.0.0.1:2500\n", &format!("127.0.0.1:{front}\n")),
+            ("127.0.0.1:2525 ", &format!("127.0.0.1:{one} ")),
+            ("127.0.0.1:2526 ", &format!("127.0.0.1:{two} ")),
+        ],
+    );
+    fs::write(&theirs, text).unwrap();
+    let mut command = Command::new(unpacked("haproxy/usr/sbin/haproxy"));
+    command.arg("-db").arg("-f").arg(&theirs);
+    let _haproxy = Running::start(command.stdin(Stdio::null()).stdout(Stdio::null()));
+    let client = connect_to(at(front));
+    let own = client.local_addr().unwrap();
+    let (announced, _) = upstream.accept().unwrap();
+    let mut line = String::new();
+    BufReader::new(patient(announced))
+        .read_line(&mut line)
+        .unwrap();
+    let (from, to) = (own.port(), front);
+    assert_eq!(
+        line,
+        format!("PROXY TCP4 127.0.0.1 127.0.0.1 {from} {to}\r\n")
+    );
+    proxy
+        .log
+        .wait_for(&format!("opened: client={own} via=127.0.0.1:"));
 }
 
 /// What a client reads to the end that sends nothing more.

@@ -110,14 +110,14 @@ pub fn activate(options: &[&str], addresses: &[SocketAddr], arguments: &[&str]) 
 
 fn openbsd_inetd(scratch: &Scratch, at: SocketAddr, wait: &str, arguments: &[&str]) -> Command {
     let file = inetd_conf(scratch, at, wait, arguments);
-    let mut command = Command::new(peer("openbsd-inetd/usr/sbin/inetd"));
+    let mut command = Command::new(unpacked("openbsd-inetd/usr/sbin/inetd"));
     command.arg("-d").arg(file);
     command
 }
 
 fn inetutils_inetd(scratch: &Scratch, at: SocketAddr, wait: &str, arguments: &[&str]) -> Command {
     let file = inetd_conf(scratch, at, wait, arguments);
-    let mut command = Command::new(peer("inetutils-inetd/usr/sbin/inetutils-inetd"));
+    let mut command = Command::new(unpacked("inetutils-inetd/usr/sbin/inetutils-inetd"));
     let pid_file = scratch.join("inetd.pid");
     command.arg(format!("--pidfile={}", pid_file.display()));
     command.arg("-d").arg(file);
@@ -155,14 +155,14 @@ fn xinetd(scratch: &Scratch, at: SocketAddr, wait: &str, arguments: &[&str]) -> 
         arguments.join(" ")
     );
     fs::write(&file, text).unwrap();
-    let mut command = Command::new(peer("xinetd/usr/sbin/xinetd"));
+    let mut command = Command::new(unpacked("xinetd/usr/sbin/xinetd"));
     command.arg("-dontfork").arg("-f").arg(file);
     command.arg("-pidfile").arg(scratch.join("xinetd.pid"));
     command
 }
 
-/// A program whose package `tests/setup` unpacks.
-fn peer(path: &str) -> PathBuf {
+/// A file of a package that `tests/setup` unpacks.
+pub fn unpacked(path: &str) -> PathBuf {
     let program = Path::new(env!("CARGO_MANIFEST_DIR"))
         .join("target/peers")
         .join(path);
@@ -218,14 +218,14 @@ pub fn start_with_configuration(server: SuperServer, scratch: &Scratch, text: &s
     fs::write(&file, text).unwrap();
     let pid_file = scratch.join("super-server.pid");
     let mut command = match server {
-        OpenbsdInetd => Command::new(peer("openbsd-inetd/usr/sbin/inetd")),
+        OpenbsdInetd => Command::new(unpacked("openbsd-inetd/usr/sbin/inetd")),
         InetutilsInetd => {
-            let mut command = Command::new(peer("inetutils-inetd/usr/sbin/inetutils-inetd"));
+            let mut command = Command::new(unpacked("inetutils-inetd/usr/sbin/inetutils-inetd"));
             command.arg(format!("--pidfile={}", pid_file.display()));
             command
         }
         Xinetd => {
-            let mut command = Command::new(peer("xinetd/usr/sbin/xinetd"));
+            let mut command = Command::new(unpacked("xinetd/usr/sbin/xinetd"));
             command.arg("-dontfork").arg("-pidfile").arg(pid_file);
             command
         }

@@ -24,6 +24,8 @@ pub(crate) const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 pub(crate) const CONNECT_RETRY: Duration = Duration::ZERO;
 /// `--acp-timeout`.
 pub(crate) const ACP_TIMEOUT: Duration = Duration::from_secs(10);
+/// `--proxy-timeout`.
+pub(crate) const PROXY_TIMEOUT: Duration = Duration::from_secs(5);
 /// `--max-sessions`.
 pub(crate) const MAX_SESSIONS: Option<usize> = Some(500);
 /// `--buffer-size`, in bytes.

@@ -6,12 +6,13 @@ use std::path::PathBuf;
 use super::shown::{one, or_never, or_unlimited, path, rules, switch, time, word};
 use super::{Explained, Scope, Setting, Shown, Takes, default};
 use crate::config::settings::Overflow;
-use crate::gate::{AllowLevels, Rate, Rule};
+use crate::gate::{AllowLevels, Others, Rate, Rule};
 use crate::log;
 use crate::source::Bind;
 use crate::sys::names::accounts;
 use crate::terms::escape::brief;
 use crate::terms::value::{self, quote, quote_command};
+use crate::upstream::SendProxy;
 
 /// What every setting begins with.
 const SETTING: Setting = Setting {
@@ -427,6 +428,58 @@ pub const SETTINGS: &[Setting] = &[
             Ok(())
         },
         show: |written| path(written.state_dir.as_ref()),
+        ..SETTING
+    },
+    Setting {
+        name: "accept-proxy",
+        takes: Takes::Value("R"),
+        repeatable: true,
+        help: "peers that match R are proxies, which announce their clients in a\n\
+               PROXY header; may be repeated",
+        write: |written, given| {
+            let rule = Rule::allow(given.text, given.place.clone())?;
+            written.proxies.push(rule);
+            Ok(())
+        },
+        show: |written| {
+            let proxies = written.proxies.own();
+            proxies.map(|rule| rule.pattern().to_owned()).collect()
+        },
+        ..SETTING
+    },
+    Setting {
+        name: "proxy-others",
+        takes: Takes::Value("refuse|serve"),
+        help: "where proxies are expected: refuse other peers (the default), or\n\
+               serve them as clients",
+        write: |written, given| {
+            written.proxy_others = Some(value::one_of(given.text, Others::WORDS)?);
+            Ok(())
+        },
+        show: |written| word(Others::WORDS, written.proxy_others.unwrap_or_default()),
+        ..SETTING
+    },
+    Setting {
+        name: "proxy-timeout",
+        takes: Takes::Value("S"),
+        help: "seconds that a proxy may take for the whole header (default 5)",
+        write: |written, given| {
+            written.proxy_timeout = Some(value::some_seconds(given.text)?);
+            Ok(())
+        },
+        show: |written| time(written.proxy_timeout.unwrap_or(default::PROXY_TIMEOUT)),
+        ..SETTING
+    },
+    Setting {
+        name: "send-proxy",
+        takes: Takes::Value("no|v1|v2"),
+        help: "announce the client to the upstream in a PROXY header of this\n\
+               version (default no)",
+        write: |written, given| {
+            written.send_proxy = Some(value::one_of(given.text, SendProxy::WORDS)?);
+            Ok(())
+        },
+        show: |written| word(SendProxy::WORDS, written.send_proxy.unwrap_or_default()),
         ..SETTING
     },
     Setting {

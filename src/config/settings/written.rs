@@ -9,9 +9,10 @@ use nix::unistd::{Gid, Uid};
 
 use super::{Explained, Shown};
 use crate::config::settings::Overflow;
-use crate::gate::{AllowLevels, Rate, Rules};
+use crate::gate::{AllowLevels, Others, Rate, Rules};
 use crate::log;
 use crate::source::Bind;
+use crate::upstream::SendProxy;
 
 /// A struct of settings that are each written or not, and their inheritance.
 macro_rules! written {
@@ -25,6 +26,8 @@ macro_rules! written {
             pub(crate) binds: Vec<Bind>,
             /// `--allow` and `--deny`.
             pub(crate) rules: Rules,
+            /// `--accept-proxy`.
+            pub(crate) proxies: Rules,
             /// `--log`, in the order given.
             pub(crate) log_targets: Vec<log::Target>,
         }
@@ -37,6 +40,7 @@ macro_rules! written {
                     $($name: self.$name.or_else(|| outer.$name.clone()),)+
                     binds: self.binds,
                     rules: self.rules.within(&outer.rules),
+                    proxies: self.proxies.within(&outer.proxies),
                     log_targets: if self.log_targets.is_empty() {
                         outer.log_targets.clone()
                     } else {
@@ -114,6 +118,12 @@ written! {
     rate: Rate,
     /// `--state-dir`.
     state_dir: PathBuf,
+    /// `--proxy-others`.
+    proxy_others: Others,
+    /// `--proxy-timeout`.
+    proxy_timeout: Duration,
+    /// `--send-proxy`.
+    send_proxy: SendProxy,
     /// `--env-prefix`.
     env_prefix: String,
     /// `--clear-env`.
