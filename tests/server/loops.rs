@@ -1,6 +1,7 @@
 //! Loops: connections that come back to the server they went out from, and clients that are gone
 //! before anything is begun for them. Neither may go on by itself.
 
+use std::fs;
 use std::io::Write;
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::process::Command;
@@ -9,6 +10,7 @@ use std::time::Duration;
 
 use crate::harness::clients::connect;
 use crate::harness::config_file::Configured;
+use crate::harness::namespaces::{add_address, privately};
 use crate::harness::peers::{read_to_ending, reset};
 use crate::harness::processes::cpu_time;
 use crate::harness::upstreams::{Forbidden, echo};
@@ -57,6 +59,33 @@ fn a_server_that_is_its_own_upstream_refuses_to_be() {
         assert!(said.contains(&upstream), "{said}");
         assert_eq!(sessions(&server.process, " opened: "), 1);
     }
+}
+
+#[test]
+fn an_upstream_on_another_machine_is_not_oneself_though_any_address_can_be_bound() {
+    privately(|| {
+        fs::write("/proc/sys/net/ipv4/ip_nonlocal_bind", "1").unwrap();
+        fs::write("/proc/sys/net/ipv6/ip_nonlocal_bind", "1").unwrap();
+        let port = free_port();
+        // Nobody is there; what counts is that it is looked for.
+        for upstream in ["192.0.2.1", "[2001:db8::1]"] {
+            let text = format!("port {port}\nserver {upstream}:{port}\n");
+            let server = Configured::start(&text, 1);
+            let client = server.connect("127.0.0.1", port);
+            assert_eq!(read_to_ending(&client).0, b"");
+            let said = server.process.log.wait_for(&format!("{upstream}:{port}: "));
+            assert!(said.contains("nreachable"), "{said}");
+        }
+        add_address("192.0.2.1/32");
+        add_address("2001:db8::1/128");
+        for upstream in ["192.0.2.1", "[2001:db8::1]"] {
+            let text = format!("port {port}\nserver {upstream}:{port}\n");
+            let server = Configured::start(&text, 1);
+            let client = server.connect("127.0.0.1", port);
+            assert_eq!(read_to_ending(&client).0, b"");
+            server.process.log.wait_for("very listener");
+        }
+    });
 }
 
 #[test]
@@ -216,7 +245,7 @@ fn a_client_that_goes_while_it_is_asked_about_causes_no_connection() {
     let client = proxy.connect();
     eventually("the program to be asked", || asked.exists().then_some(()));
     reset(client);
-    std::fs::write(&answer, "").unwrap();
+    fs::write(&answer, "").unwrap();
     assert_eq!(field(&proxy.closed(), "reason"), "client-reset");
     upstream.assert_untouched();
 }
