@@ -150,7 +150,8 @@ impl Client {
         else {
             return None;
         };
-        if !from.ip().is_loopback() && from.ip() != to.ip() {
+        // Its own address need not be the one that it reached: there may be several, and --source.
+        if from.ip() != to.ip() && !sys::is_of_this_machine(from.ip()) {
             return None;
         }
         sys::hops_left(self.socket.as_fd(), from.ip()).ok()

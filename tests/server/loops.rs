@@ -198,6 +198,26 @@ fn two_servers_that_lead_to_each_other_end_their_loop() {
 }
 
 #[test]
+fn a_loop_over_several_addresses_of_a_machine_ends_as_well() {
+    privately(|| {
+        for ip in ["192.0.2.1", "2001:db8::1", "192.0.2.2", "2001:db8::2"] {
+            let length = if ip.contains(':') { 128 } else { 32 };
+            add_address(&format!("{ip}/{length}"));
+        }
+        for (source, ip) in [("192.0.2.2", "192.0.2.1"), ("2001:db8::2", "[2001:db8::1]")] {
+            let (a, b) = (free_port(), free_port());
+            let to = |here, there| {
+                let text = "timeout 1\nmax-sessions 100\n";
+                let text = format!("{text}source {source}\nport {here}\nserver {ip}:{there}\n");
+                Configured::start(&text, 1)
+            };
+            let (one, other) = (to(a, b), to(b, a));
+            assert_dies_out(&[&one.process, &other.process], a, Leaving::Stay);
+        }
+    });
+}
+
+#[test]
 fn clients_that_have_gone_while_they_waited_cause_no_connection() {
     let upstream = TcpListener::bind("127.0.0.1:0").unwrap();
     let name = upstream.local_addr().unwrap().to_string();
