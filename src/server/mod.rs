@@ -99,6 +99,7 @@ pub(crate) fn run(
     again: Again,
 ) -> Result<Status, Error> {
     streams::append_to_stderr();
+    streams::only_write_to_terminal();
     if !user::has_root() {
         // Handlers have our user then, and must not trace us or other sessions (ptrace(2)). Where
         // root's ids are given up, the kernel sees to it itself; and a handler is as any program is.

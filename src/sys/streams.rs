@@ -1,12 +1,12 @@
 //! The standard streams, of which any may be a client's socket.
 
-use std::io;
+use std::io::{self, IsTerminal};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, IntoRawFd, OwnedFd, RawFd};
 
 use nix::fcntl::{FcntlArg, OFlag, fcntl, open};
 use nix::sys::socket::{AddressFamily, SockaddrLike, SockaddrStorage, getsockname};
 use nix::sys::stat::{Mode, fstat};
-use nix::unistd::close;
+use nix::unistd::{close, dup2_stderr};
 
 use crate::sys;
 use crate::terms::error::Error;
@@ -55,6 +55,23 @@ pub(crate) fn append_to_stderr() {
         let flags = OFlag::from_bits_retain(flags) | OFlag::O_APPEND;
         // A file system that does not allow it leaves things as they are.
         let _ = fcntl(&stderr, FcntlArg::F_SETFL(flags));
+    }
+}
+
+/// Has nobody who is given our standard error read there, where it is a terminal: people's are open
+/// for both, and what they type, such as a password, is for no handler. Nothing else keeps it from one
+/// that has a session of its own.
+pub(crate) fn only_write_to_terminal() {
+    if !io::stderr().is_terminal() {
+        return;
+    }
+    // A line without a carrier is not waited for.
+    let flags = OFlag::O_WRONLY | OFlag::O_NOCTTY | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
+    // Without /proc, or where another user has made it, things stay as they are.
+    if let Ok(terminal) = open("/proc/self/fd/2", flags, Mode::empty())
+        && sys::set_blocking(terminal.as_fd(), true).is_ok()
+    {
+        let _ = dup2_stderr(&terminal);
     }
 }
 

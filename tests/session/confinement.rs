@@ -1,7 +1,15 @@
 //! What the programs that serve a client cannot reach: a terminal, capabilities, other processes.
 
+use std::net::TcpStream;
+use std::process::Command;
+
+use nix::unistd::write;
+
 use crate::harness::terminal::{Standing, Terminal};
-use crate::harness::{Scratch, Standalone, end_of, hand_over, launched_by, needs_root, read_all};
+use crate::harness::{
+    Running, Scratch, Standalone, TCPPROXY, end_of, eventually, free_port, hand_over, launched_by,
+    needs_root, patient, read_all,
+};
 
 /// A script that says whether it has a controlling terminal: of the session that has one, every
 /// process can open this.
@@ -17,7 +25,7 @@ fn the_terminal_that_a_test_gives_is_one() {
     for standing in Standing::ALL {
         let launcher = terminal.launcher(standing);
         let mut words = words(&launcher).into_iter();
-        let mut command = std::process::Command::new(words.next().unwrap());
+        let mut command = Command::new(words.next().unwrap());
         let command = command.args(words).args(["sh", "-c", SAY_TERMINAL]);
         let output = command.output().unwrap();
         assert_eq!(output.stdout, b"a terminal\n", "{standing:?}: {output:?}");
@@ -58,6 +66,28 @@ fn programs_of_a_connection_that_was_handed_over_have_no_terminal() {
     }
 }
 
+#[test]
+fn a_handler_cannot_read_what_is_typed_on_the_terminal_of_the_server() {
+    needs_root();
+    let terminal = Terminal::new();
+    let scratch = Scratch::new();
+    let script = "if read typed <&2; then echo \"$typed\"; else echo nothing; fi; echo said >&2";
+    let handler = scratch.script("handler", script);
+    let port = free_port();
+    // As people's are: open for both.
+    let start = format!("exec \"$@\" 2<>{}", terminal.path().display());
+    let listen = format!("127.0.0.1:{port}");
+    let mut command = Command::new("sh");
+    command.args(["-c", &start, "sh", TCPPROXY, "-b", &listen]);
+    let _server = Running::start(command.arg(handler));
+    write(terminal.master(), b"a password\n").unwrap();
+    let client = eventually("a listener", || {
+        TcpStream::connect(("127.0.0.1", port)).ok()
+    });
+    let read = String::from_utf8(read_all(patient(client))).unwrap();
+    assert_eq!(read, "nothing\n");
+}
+
 /// A script that says which capabilities it has, or would hand on.
 const SAY_CAPABILITIES: &str = "grep -E 'Cap(Inh|Prm|Eff|Amb)' /proc/$$/status";
 
@@ -77,7 +107,7 @@ fn programs_have_no_capability_that_the_server_was_given() {
     let as_nobody = ["--reuid=65534", "--regid=65534", "--clear-groups"];
     let as_nobody = [&["setpriv", &inheritable, &ambient][..], &as_nobody].concat();
     for launcher in [&as_nobody[..], &["setpriv", &inheritable]] {
-        let given = std::process::Command::new("setpriv")
+        let given = Command::new("setpriv")
             .args(&launcher[1..])
             .args(["grep", "CapInh", "/proc/self/status"])
             .output()
@@ -118,9 +148,7 @@ fn programs_cannot_trace_sessions_or_servers_of_their_own_user() {
     ];
     let script = format!("{}; exit 0", handler.display());
     let tried = [&as_nobody[..], &["sh", "-c", &script]].concat();
-    let output = std::process::Command::new(tried[0])
-        .args(&tried[1..])
-        .output();
+    let output = Command::new(tried[0]).args(&tried[1..]).output();
     assert!(
         output.unwrap().stdout.starts_with(b"open\n"),
         "it finds out"
