@@ -2,11 +2,14 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::path::Path;
 use std::process;
 
 use nix::ifaddrs::getifaddrs;
 use nix::poll::{PollTimeout, poll};
-use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrStorage, bind, socket};
+use nix::sys::socket::{
+    AddressFamily, SockFlag, SockType, SockaddrStorage, UnixAddr, bind, getsockname, socket,
+};
 
 use crate::protocol::proxy::Announced;
 use crate::sys::{self, wait};
@@ -142,6 +145,13 @@ impl Client {
         }
     }
 
+    /// The same for a unix socket. Whether two paths lead to one is not looked for.
+    pub(crate) fn came_through_unix(&self, path: &Path) -> bool {
+        self.local == Endpoint::Unix
+            && getsockname::<UnixAddr>(self.socket.as_raw_fd())
+                .is_ok_and(|own| own.path() == Some(path))
+    }
+
     /// How many more times its connection may be passed on, where that is counted: under our own
     /// listener, if it comes from this machine.
     pub(crate) fn hops_left(&self) -> Option<u8> {
@@ -151,7 +161,7 @@ impl Client {
             return None;
         };
         // Its own address need not be the one that it reached: there may be several, and --source.
-        if from.ip() != to.ip() && !sys::is_of_this_machine(from.ip()) {
+        if from.ip() != to.ip() && !is_of_this_machine(from.ip()) {
             return None;
         }
         sys::hops_left(self.socket.as_fd(), from.ip()).ok()

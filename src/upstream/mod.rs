@@ -299,6 +299,7 @@ impl Route {
         waiting: &mut dyn FnMut(),
     ) -> Result<OwnedFd, Failed> {
         let (host, port) = match upstream {
+            Upstream::Unix(path) if client.came_through_unix(path) => return Err(oneself()),
             Upstream::Unix(path) => return connect_unix(path, vigil, waiting),
             Upstream::Host { host, port } => (host, port),
         };
@@ -322,9 +323,7 @@ impl Route {
         }
         addresses.retain(|address| !client.came_through(*address));
         if addresses.is_empty() {
-            let detail = "it is the very listener that the client came through: \
-                          connecting to it would go on for ever";
-            return Err(Failed::new(Reason::ConnectFailed, detail));
+            return Err(oneself());
         }
         let hop_limit = match client.hops_left() {
             Some(0 | 1) => {
@@ -340,6 +339,13 @@ impl Route {
         };
         Race::new(interleaved(addresses), begin).run(vigil, waiting)
     }
+}
+
+/// An upstream that is where the client came from.
+fn oneself() -> Failed {
+    let detail = "it is the very listener that the client came through: \
+                  connecting to it would go on for ever";
+    Failed::new(Reason::ConnectFailed, detail)
 }
 
 impl From<NoAnswer> for Failed {

@@ -1,9 +1,12 @@
 //! Loops: connections that come back to the server they went out from, and clients that are gone
 //! before anything is begun for them. Neither may go on by itself.
 
-use std::fs;
-use std::io::Write;
+use std::fs::{self, Permissions};
+use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::process::Command;
 use std::thread;
 use std::time::Duration;
@@ -15,8 +18,8 @@ use crate::harness::peers::{read_to_ending, reset};
 use crate::harness::processes::cpu_time;
 use crate::harness::upstreams::{Forbidden, echo};
 use crate::harness::{
-    Running, Scratch, Standalone, TCPPROXY, end_of, eventually, field, free_port, patient,
-    read_all, share,
+    PATIENCE, Running, Scratch, Standalone, TCPPROXY, end_of, eventually, field, free_port,
+    patient, read_all, share,
 };
 
 /// The most sessions that one client may come to: what it takes for a hop limit of 64, which is the
@@ -118,6 +121,25 @@ fn a_connection_that_was_handed_over_does_not_go_back_to_where_it_came_from() {
     assert_eq!(read_all(&client), b"");
     listener.set_nonblocking(true).unwrap();
     assert!(listener.accept().is_err(), "it has connected");
+}
+
+#[test]
+fn a_client_of_a_unix_socket_does_not_go_back_there() {
+    let scratch = Scratch::new();
+    let path = scratch.join("socket");
+    let listener = UnixListener::bind(&path).unwrap();
+    fs::set_permissions(&path, Permissions::from_mode(0o777)).unwrap();
+    let upstream = format!("unix:{}", path.display());
+    let mut command = Command::new(TCPPROXY);
+    command.args(["--log", "stderr", "--max-sessions", "9", &upstream]);
+    let server = Running::start(command.stdin(OwnedFd::from(listener)));
+    let mut client = UnixStream::connect(&path).unwrap();
+    client.set_read_timeout(Some(PATIENCE)).unwrap();
+    assert_eq!(client.read(&mut [0]).unwrap(), 0);
+    let closed = server.log.wait_for("session 1 closed: ");
+    assert_eq!(field(&closed, "reason"), "connect-failed", "{closed}");
+    server.log.wait_for("very listener");
+    assert_eq!(sessions(&server, " opened: "), 1);
 }
 
 /// How a client leaves a loop, or does not.
