@@ -22,10 +22,8 @@ use crate::terms::value;
 use crate::terms::value::Fault;
 use crate::upstream::Upstream;
 
-/// A command line, parsed.
 #[derive(Debug, Default)]
 pub(crate) struct CommandLine {
-    /// The options.
     pub written: Written,
     /// The `server` argument.
     pub destination: Option<Destination>,

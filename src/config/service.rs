@@ -55,13 +55,11 @@ pub(crate) struct Service {
 /// What happens to a client that was admitted.
 #[derive(Debug)]
 pub(crate) enum Action {
-    /// Its connection is forwarded.
     Forward(Forward),
     /// A program is started for it.
     Exec(Program),
 }
 
-/// How a connection is forwarded.
 #[derive(Debug)]
 pub(crate) struct Forward {
     /// Where to.
@@ -139,7 +137,6 @@ impl Service {
         })
     }
 
-    /// Whether its clients are forwarded.
     pub(crate) fn forwards(&self) -> bool {
         matches!(self.action, Action::Forward(_))
     }
@@ -243,7 +240,6 @@ impl Services {
         }
     }
 
-    /// Every service.
     pub(crate) fn all(&self) -> impl Iterator<Item = &Rc<Service>> {
         let (one, placed) = match self {
             Services::One(service) => (Some(service), &[][..]),
@@ -282,7 +278,6 @@ impl Services {
         Ok(())
     }
 
-    /// Every service on this port.
     pub(crate) fn all_on(&self, port: u16) -> Vec<&Service> {
         match self {
             Services::One(service) => vec![service],

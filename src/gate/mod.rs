@@ -31,7 +31,6 @@ pub(crate) use state_dir::StateDir;
 /// What a client has to pass.
 #[derive(Debug)]
 pub(crate) struct Gate {
-    /// The access rules.
     pub(crate) rules: Rules,
     /// Where one of them has to allow a client.
     pub(crate) allow_levels: AllowLevels,
@@ -46,7 +45,6 @@ pub(crate) struct Admitted {
 }
 
 impl Admitted {
-    /// The client.
     pub(crate) fn client(&self) -> &Client {
         &self.client
     }
@@ -64,7 +62,6 @@ pub(crate) struct Passed {
 }
 
 impl Passed {
-    /// The client.
     pub(crate) fn client(&self) -> &Client {
         &self.client
     }

@@ -25,7 +25,6 @@ use crate::sys::wait::{self, Woken};
 use crate::terms::error::{Error, describe};
 use crate::terms::escape::escape;
 
-/// An access control program.
 #[derive(Debug)]
 pub(crate) struct AccessProgram {
     /// What is run.

@@ -28,7 +28,6 @@ use crate::terms::client_key::ClientKey;
 use crate::terms::error::{Error, Status};
 use crate::terms::escape::escape;
 
-/// The directory.
 #[derive(Debug)]
 pub(crate) struct StateDir {
     path: PathBuf,

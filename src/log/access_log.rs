@@ -12,13 +12,11 @@ use crate::terms::escape::escape;
 /// What the access log is to be.
 #[derive(Debug, Clone)]
 pub(crate) struct Plan {
-    /// The file.
     pub(crate) path: PathBuf,
     /// What its lines look like.
     pub(crate) format: Format,
 }
 
-/// The file.
 #[derive(Debug)]
 pub(super) struct AccessLog {
     file: Outlet,
@@ -39,7 +37,6 @@ impl AccessLog {
         })
     }
 
-    /// Writes a line.
     pub(super) fn write(&self, record: &Record, tag: &str) -> io::Result<()> {
         let line = record.in_format(self.format, SystemTime::now(), tag);
         self.file.write(&line)

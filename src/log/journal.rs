@@ -34,7 +34,6 @@ pub(crate) struct Ended {
     pub(crate) sent: u64,
     /// Bytes delivered to the client.
     pub(crate) received: u64,
-    /// Why it ended.
     pub(crate) reason: Reason,
     /// It was refused as no allow rule matched.
     pub(crate) not_allowed: bool,
@@ -89,7 +88,6 @@ impl<'a> Journal<'a> {
         &self.facts
     }
 
-    /// When the session began.
     pub(crate) fn started(&self) -> Instant {
         self.started
     }

@@ -1,6 +1,5 @@
 //! How grave lines are.
 
-/// How grave a line is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
 pub(crate) enum Level {
     /// Something failed that should not.

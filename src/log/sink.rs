@@ -20,9 +20,7 @@ use crate::terms::value::{self, Complaint};
 pub(crate) enum Target {
     /// syslog(3), facility daemon.
     Syslog,
-    /// Standard error.
     Stderr,
-    /// Standard output.
     Stdout,
     /// A file, appended to.
     File(PathBuf),

@@ -17,7 +17,6 @@ use super::outlet::{LONGEST, StandardError, within};
 use super::sink::tagged;
 use crate::sys;
 
-/// The system's log.
 pub(super) struct Syslog {
     connection: Connection,
     /// What takes its place where there is none.

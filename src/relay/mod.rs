@@ -43,7 +43,7 @@ pub enum Engine {
     Splice,
 }
 
-/// Within what a relay keeps.
+/// The bounds of a relay: of what it holds, and of how long nothing may happen.
 #[derive(Debug, Clone, Copy)]
 pub struct Bounds {
     /// How many bytes each direction may hold at most.

@@ -19,7 +19,6 @@ use crate::terms::error::Error;
 /// to hold sessions up for long.
 const MOST: u32 = 99_999;
 
-/// The transcript of one session.
 pub(crate) struct Transcript {
     path: PathBuf,
     file: Option<File>,

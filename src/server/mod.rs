@@ -11,7 +11,7 @@ mod watch;
 use std::fmt;
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::sys::prctl;
@@ -214,7 +214,7 @@ impl Supervisor<'_> {
         loop {
             let live = self.sessions.live();
             if wait::ENDING.into_iter().any(sys::take_signal) {
-                // Who reads the line finds them closed.
+                // Closed before the line is written: who acts on it must find the ports free.
                 self.listeners.clear();
                 self.log
                     .notice(format_args!("asked to end, with {live} live"));
@@ -462,8 +462,7 @@ impl Supervisor<'_> {
             Err(errno) => return self.cannot_start(session, "announced clients", errno),
         };
         let registrar = teller.as_ref().map(|teller| teller as &dyn Registrar);
-        // Known to us, it is known to each session.
-        sys::local_time(SystemTime::now());
+        sys::learn_utc_offset();
         // No session holds a listener, or what only the server is to have.
         let forked = sys::fork_without(&self.watch.descriptors(), || {
             let log = self.log.under(service.log_name.as_deref());
@@ -601,7 +600,6 @@ impl Supervisor<'_> {
         true
     }
 
-    /// Ends the server.
     fn finish(&mut self, how: Finish) {
         self.listeners.clear();
         self.reload = None;

@@ -47,7 +47,6 @@ impl Notifier {
         self.tell(&format!("RELOADING=1\nMONOTONIC_USEC={microseconds}"));
     }
 
-    /// The server is ending.
     pub(super) fn stopping(&self) {
         self.tell("STOPPING=1");
     }

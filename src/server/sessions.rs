@@ -103,7 +103,6 @@ pub(super) fn name_of(signal: i32) -> String {
     Signal::try_from(signal).map_or_else(|_| signal.to_string(), |signal| signal.to_string())
 }
 
-/// The sessions of a server.
 pub(super) struct Sessions {
     running: HashMap<Pid, Session>,
     counts: Counts,

@@ -15,7 +15,6 @@ use crate::terms::value::Complaint;
 /// A place to listen: `[interface:]port`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Bind {
-    /// Where.
     pub(crate) interface: Interface,
     /// The TCP port; 0 has the kernel choose one.
     pub(crate) port: u16,
@@ -26,7 +25,6 @@ pub(crate) struct Bind {
 pub(crate) enum Interface {
     /// Every address, of both families.
     Any,
-    /// One address.
     Address(IpAddr),
     /// The addresses of a network interface, or of a host of that name.
     Named(String),

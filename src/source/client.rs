@@ -16,9 +16,7 @@ use crate::sys::{self, wait};
 use crate::terms::endpoint::Endpoint;
 use crate::terms::facts::Facts;
 
-/// A connected client.
 pub(crate) struct Client {
-    /// Its connection.
     pub(crate) socket: OwnedFd,
     /// Its own end; where a proxy has announced it, what that said.
     pub(crate) address: Endpoint,

@@ -18,9 +18,7 @@ use crate::sys;
 use crate::terms::endpoint::Endpoint;
 use crate::terms::error::{Error, Status, describe};
 
-/// A listening socket.
 pub(crate) struct Listener {
-    /// The socket.
     pub(crate) socket: OwnedFd,
     /// The address it listens on.
     pub(crate) local: Endpoint,

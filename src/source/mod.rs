@@ -32,7 +32,7 @@ pub(crate) enum Source {
 
 /// Listening sockets, and how long to serve them.
 pub(crate) struct Listeners {
-    /// The sockets; at least one.
+    /// At least one.
     pub(crate) sockets: Vec<Listener>,
     /// Whether we have bound them.
     pub(crate) own: bool,

@@ -19,7 +19,6 @@ use crate::terms::endpoint::Endpoint;
 use crate::terms::escape::escape;
 use crate::terms::facts::Facts;
 
-/// A program and its arguments.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Program {
     /// The file to execute; searched in PATH if it has no slash.

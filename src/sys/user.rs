@@ -10,12 +10,9 @@ use nix::unistd::{
 use crate::sys;
 use crate::terms::error::{Error, Status, describe};
 
-/// A user and a group.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Ids {
-    /// The user.
     pub(crate) uid: Uid,
-    /// The group.
     pub(crate) gid: Gid,
 }
 

@@ -23,7 +23,6 @@ pub(crate) struct Vigil<'a> {
 pub(crate) enum Cut {
     /// The client has broken its connection off.
     ClientGone,
-    /// The time is over.
     TimeOver,
     /// Somebody has asked for an end.
     Terminated,
@@ -77,7 +76,6 @@ impl<'a> Vigil<'a> {
         }
     }
 
-    /// Whether its time is over.
     pub(crate) fn is_over(&self) -> bool {
         self.ends_at
             .is_some_and(|ends_at| ends_at <= Instant::now())

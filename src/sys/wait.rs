@@ -15,7 +15,7 @@ use crate::sys;
 /// The signals that end a session, or a server.
 pub(crate) const ENDING: [Signal; 2] = [Signal::SIGTERM, Signal::SIGINT];
 
-/// How often something was ready.
+/// How often something was ready. Counted for the process, whose the signals are, whatever it serves.
 static BUSY: AtomicUsize = AtomicUsize::new(0);
 
 /// One wait in so many lets signals in that a busy process would not hear.
@@ -26,7 +26,6 @@ const ASK_EVERY: usize = 32;
 pub(crate) enum Woken {
     /// At least one descriptor is ready, or has failed.
     Ready,
-    /// The deadline has come.
     Deadline,
     /// SIGTERM or SIGINT has arrived, now or earlier.
     Terminated,

@@ -11,7 +11,6 @@ use nix::sys::socket::{SockaddrStorage, getsockname};
 pub(crate) enum Endpoint {
     /// An IP address and TCP port. IPv4-mapped IPv6 addresses are held as IPv4.
     Inet(SocketAddr),
-    /// A unix-domain socket.
     Unix,
 }
 

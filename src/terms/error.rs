@@ -15,7 +15,6 @@ pub(crate) enum Status {
     Done = 0,
     /// The rules would not let in the client that `--explain` was asked about.
     NotAdmitted = 1,
-    /// The command line is wrong.
     Usage = 64,
     /// No upstream could be reached.
     Unavailable = 69,
@@ -23,7 +22,6 @@ pub(crate) enum Status {
     System = 71,
     /// A permission is lacking, to bind or to change ids.
     NotPermitted = 77,
-    /// The configuration is wrong.
     Config = 78,
 }
 

@@ -11,7 +11,6 @@ pub(crate) struct Facts {
     /// Its number in the log and for programs: the serial number under our own listener, the
     /// process id where the process serves nobody else.
     pub(crate) session: u64,
-    /// The client's end.
     pub(crate) client: Endpoint,
     /// The proxy that has announced the client, if one has.
     pub(crate) via: Option<Endpoint>,

@@ -1,6 +1,5 @@
 //! Byte strings in a row, as one process of ours tells them to another.
 
-/// Adds a byte string.
 pub(crate) fn push(fields: &mut Vec<u8>, field: &[u8]) {
     fields.extend_from_slice(&(field.len() as u64).to_ne_bytes());
     fields.extend_from_slice(field);
@@ -20,12 +19,10 @@ pub(crate) fn take_text(fields: &mut &[u8]) -> Option<String> {
     String::from_utf8(take(fields)?.to_vec()).ok()
 }
 
-/// Adds a number.
 pub(crate) fn push_count(fields: &mut Vec<u8>, count: usize) {
     push(fields, &(count as u64).to_ne_bytes());
 }
 
-/// Takes a number away.
 pub(crate) fn take_count(fields: &mut &[u8]) -> Option<usize> {
     let count = take(fields)?.try_into().ok()?;
     usize::try_from(u64::from_ne_bytes(count)).ok()

@@ -38,7 +38,6 @@ pub(crate) enum Upstream {
         /// The TCP port, 1 to 65535.
         port: Option<u16>,
     },
-    /// A unix-domain stream socket.
     Unix(PathBuf),
 }
 
@@ -129,7 +128,6 @@ pub(crate) struct Route {
 
 /// A connection to an upstream. The socket does not block.
 pub(crate) struct Connected {
-    /// The socket.
     pub(crate) socket: OwnedFd,
     /// Whom it leads to.
     pub(crate) name: String,

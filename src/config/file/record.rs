@@ -30,7 +30,6 @@ impl<'a> Recorded<'a> {
         }
     }
 
-    /// The record.
     pub(crate) fn into_record(self) -> Record {
         self.record.into_inner()
     }

@@ -16,7 +16,6 @@ use crate::terms::value::Complaint;
 use pattern::{Asked, Pattern};
 use search::Search;
 
-/// One rule.
 #[derive(Debug, Clone)]
 pub(crate) struct Rule {
     effect: Effect,
@@ -89,7 +88,6 @@ pub(crate) enum Verdict<'a> {
 pub(crate) enum Denial<'a> {
     /// This deny rule matches.
     By(&'a Rule),
-    /// No allow rule matches.
     NotAllowed,
     /// No allow rule of the defaults matches.
     NotAllowedByDefaults,
@@ -266,7 +264,6 @@ impl Rule {
         &self.written
     }
 
-    /// Where it was written.
     pub(crate) fn place(&self) -> &Place {
         &self.place
     }

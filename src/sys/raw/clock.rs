@@ -44,6 +44,12 @@ static KNOWN_QUARTER: AtomicI64 = AtomicI64::new(i64::MIN);
 /// Its offset, in seconds.
 static KNOWN_OFFSET: AtomicI64 = AtomicI64::new(0);
 
+/// Asks the C library for the offset of local time if it is time to: what a process knows when it
+/// forks, its child need not ask for.
+pub(crate) fn learn_utc_offset() {
+    local_time(SystemTime::now());
+}
+
 /// The local time of a moment, as TZ or /etc/localtime has it.
 ///
 /// The C library is asked once in a quarter of an hour: its answer costs a session that was forked

@@ -33,7 +33,7 @@ use nix::sys::socket::{SockaddrLike, SockaddrStorage};
 use nix::sys::wait::{Id, WaitPidFlag, waitid};
 use nix::unistd::{ForkResult, Pid};
 
-pub(crate) use clock::{LocalTime, local_time};
+pub(crate) use clock::{LocalTime, learn_utc_offset, local_time};
 pub(crate) use directory::entries;
 pub(crate) use hops::{hops_left, limit_hops};
 pub(crate) use pages::Pages;
