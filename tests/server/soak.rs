@@ -415,8 +415,9 @@ fn soak(time: Duration) {
     });
     let (_, _, last) = client(&ports, 0);
     assert_eq!(last, Fate::Served);
-    eventually("its descriptors to be as many as at first", || {
-        (descriptors_of_server(pid).len() == at_first).then_some(())
+    // But for a connection to the system's log, which is made when there is one to be made.
+    eventually("its descriptors to be as few as at first", || {
+        (descriptors_of_server(pid).len() <= at_first + 1).then_some(())
     });
     drop(connect(ports.forward));
 
