@@ -3,113 +3,27 @@
 //! Names are looked up anew for every session. An upstream's addresses are tried a little apart,
 //! the first to connect wins; when none does, the next upstream's turn comes.
 
+mod failed;
 mod introduction;
+mod named;
 mod race;
 
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use nix::errno::Errno;
-use nix::sys::socket::UnixAddr;
-
 use crate::source::Client;
-use crate::sys::names::accounts;
-use crate::sys::names::lookup::{self, NoAnswer};
+use crate::sys::names::lookup;
 use crate::sys::vigil::{Cut, Vigil};
-use crate::terms::error::describe;
-use crate::terms::escape::{brief, escape_word};
+use crate::terms::escape::escape_word;
 use crate::terms::reason::Reason;
-use crate::terms::value::Complaint;
+use failed::Failed;
 pub(crate) use introduction::SendProxy;
+pub(crate) use named::Upstream;
 use race::{Begin, Race, connect_unix, interleaved};
 
 /// Before upstreams that refuse are tried again, where that was asked for.
 const RETRY_DELAY: Duration = Duration::from_millis(100);
-
-/// Whom a connection can be forwarded to.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Upstream {
-    /// A host; without a port, the one the client connected to.
-    Host {
-        /// A name or an address.
-        host: String,
-        /// The TCP port, 1 to 65535.
-        port: Option<u16>,
-    },
-    Unix(PathBuf),
-}
-
-impl Upstream {
-    /// Parses `host`, `host:port`, `[v6]:port`, a bare IPv6 address or `unix:/path`.
-    pub(crate) fn parse(text: &str) -> Result<Upstream, Complaint> {
-        if let Some(path) = text.strip_prefix("unix:") {
-            return match UnixAddr::new(path) {
-                Ok(_) if path.starts_with('/') => Ok(Upstream::Unix(PathBuf::from(path))),
-                Ok(_) => Err(format!(
-                    "'{}' needs an absolute path, as in unix:/run/name.sock",
-                    brief(text)
-                )),
-                Err(_) => Err(format!(
-                    "'{}' has a path too long for a socket",
-                    brief(text)
-                )),
-            };
-        }
-        let (host, port) = match text.strip_prefix('[') {
-            Some(rest) => match rest.split_once(']') {
-                Some((host, "")) if is_ipv6(host) => (host, None),
-                Some((host, port)) if is_ipv6(host) && port.starts_with(':') => {
-                    (host, Some(&port[1..]))
-                }
-                _ => {
-                    return Err(format!(
-                        "'{}' is not an IPv6 address: write [v6]:port",
-                        brief(text)
-                    ));
-                }
-            },
-            None if is_ipv6(text) => (text, None),
-            None => match text.split_once(':') {
-                Some((host, port)) => (host, Some(port)),
-                None => (text, None),
-            },
-        };
-        if host.is_empty()
-            || host.starts_with('-')
-            || host.contains(|c: char| c.is_whitespace() || c.is_control() || c == '/')
-        {
-            return Err(format!(
-                "'{}' is not a server: write host[:port], [v6]:port, unix:/path, \
-                 or a program's path that begins with / or .",
-                brief(text)
-            ));
-        }
-        Ok(Upstream::Host {
-            host: host.to_owned(),
-            port: port.map(accounts::port).transpose()?,
-        })
-    }
-
-    /// Its name in the log and for programs, with the port that a missing one stands for.
-    pub(crate) fn name(&self, default_port: Option<u16>) -> String {
-        match self {
-            Upstream::Host { host, port } => match (port.or(default_port), host.contains(':')) {
-                (Some(port), true) => format!("[{host}]:{port}"),
-                (Some(port), false) => format!("{host}:{port}"),
-                (None, _) => host.clone(),
-            },
-            Upstream::Unix(path) => format!("unix:{}", path.display()),
-        }
-    }
-}
-
-/// Whether text is an IPv6 address, with a zone (`%eth0`) or without.
-fn is_ipv6(text: &str) -> bool {
-    let (address, zone) = text.split_once('%').unwrap_or((text, "0"));
-    !zone.is_empty() && address.parse::<Ipv6Addr>().is_ok()
-}
 
 /// The way to an upstream.
 #[derive(Debug)]
@@ -157,56 +71,6 @@ enum Round {
     Over(Unreachable),
     /// In a way that another round may not.
     MaybeStarting(Unreachable),
-}
-
-/// One attempt's failure: the reason, and the sentence for the log.
-struct Failed {
-    reason: Reason,
-    detail: String,
-    errno: Option<Errno>,
-}
-
-impl Failed {
-    fn new(reason: Reason, detail: impl Into<String>) -> Failed {
-        Failed {
-            reason,
-            detail: detail.into(),
-            errno: None,
-        }
-    }
-
-    fn at(what: &str, errno: Errno) -> Failed {
-        let reason = match errno {
-            Errno::ECONNREFUSED => Reason::ConnectRefused,
-            Errno::ECONNRESET => Reason::ServerReset,
-            Errno::ETIMEDOUT => Reason::ConnectTimeout,
-            _ => Reason::ConnectFailed,
-        };
-        Failed {
-            reason,
-            detail: format!("{what}: {}", describe(errno)),
-            errno: Some(errno),
-        }
-    }
-
-    /// Whether trying another upstream is of no use.
-    fn is_final(&self) -> bool {
-        matches!(
-            self.reason,
-            Reason::ClientReset | Reason::ServerReset | Reason::Terminated
-        )
-    }
-
-    /// Whether this is how an upstream looks whose server is about to start: it refuses, or its
-    /// unix-domain socket is not there yet.
-    fn may_be_starting(&self, upstream: &Upstream) -> bool {
-        match upstream {
-            Upstream::Host { .. } => self.errno == Some(Errno::ECONNREFUSED),
-            Upstream::Unix(_) => {
-                matches!(self.errno, Some(Errno::ECONNREFUSED | Errno::ENOENT))
-            }
-        }
-    }
 }
 
 impl Route {
@@ -344,83 +208,4 @@ fn oneself() -> Failed {
     let detail = "it is the very listener that the client came through: \
                   connecting to it would go on for ever";
     Failed::new(Reason::ConnectFailed, detail)
-}
-
-impl From<NoAnswer> for Failed {
-    fn from(no_answer: NoAnswer) -> Failed {
-        match no_answer {
-            NoAnswer::Cut(cut) => Failed::from(cut),
-            NoAnswer::Unknown(error) => Failed::new(Reason::NameNotFound, error),
-        }
-    }
-}
-
-impl From<Cut> for Failed {
-    fn from(cut: Cut) -> Failed {
-        match cut {
-            Cut::TimeOver => Failed::new(Reason::ConnectTimeout, "no answer in time"),
-            Cut::ClientGone => Failed::new(Reason::ClientReset, "the client has gone meanwhile"),
-            Cut::Terminated => Failed::new(Reason::Terminated, "asked to end meanwhile"),
-            Cut::System(errno) => Failed::new(Reason::ConnectFailed, describe(errno)),
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn host(host: &str, port: Option<u16>) -> Result<Upstream, Complaint> {
-        Ok(Upstream::Host {
-            host: host.to_owned(),
-            port,
-        })
-    }
-
-    #[test]
-    fn upstreams_are_read_in_every_form() {
-        assert_eq!(Upstream::parse("mail.example"), host("mail.example", None));
-        assert_eq!(
-            Upstream::parse("mail.example:25"),
-            host("mail.example", Some(25))
-        );
-        assert_eq!(Upstream::parse("192.0.2.1:25"), host("192.0.2.1", Some(25)));
-        assert_eq!(Upstream::parse("[::1]:25"), host("::1", Some(25)));
-        assert_eq!(Upstream::parse("[::1]"), host("::1", None));
-        assert_eq!(Upstream::parse("2001:db8::1"), host("2001:db8::1", None));
-        assert_eq!(Upstream::parse("fe80::1%eth0"), host("fe80::1%eth0", None));
-        assert_eq!(
-            Upstream::parse("unix:/a b"),
-            Ok(Upstream::Unix("/a b".into()))
-        );
-        let long = format!("unix:/{}", "x".repeat(200));
-        for text in [
-            "",
-            ":25",
-            "host:",
-            "host:0",
-            "host:65536",
-            "host:-1",
-            "[::1",
-            "[host]:25",
-            "[::1]25",
-            "unix:",
-            "unix:relative",
-            "a b:25",
-            "host:25:26",
-            "ho/st",
-            &long,
-        ] {
-            assert!(Upstream::parse(text).is_err(), "{text}");
-        }
-    }
-
-    #[test]
-    fn names_have_the_port_that_a_missing_one_stands_for() {
-        let name = |text, port| Upstream::parse(text).unwrap().name(port);
-        assert_eq!(name("host", Some(25)), "host:25");
-        assert_eq!(name("host:26", Some(25)), "host:26");
-        assert_eq!(name("::1", Some(25)), "[::1]:25");
-        assert_eq!(name("unix:/s", Some(25)), "unix:/s");
-    }
 }

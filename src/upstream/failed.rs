@@ -1,0 +1,80 @@
+//! Why an upstream could not be reached.
+
+use nix::errno::Errno;
+
+use crate::sys::names::lookup::NoAnswer;
+use crate::sys::vigil::Cut;
+use crate::terms::error::describe;
+use crate::terms::reason::Reason;
+
+use super::Upstream;
+
+/// One attempt's failure: the reason, and the sentence for the log.
+pub(super) struct Failed {
+    pub(super) reason: Reason,
+    pub(super) detail: String,
+    errno: Option<Errno>,
+}
+
+impl Failed {
+    pub(super) fn new(reason: Reason, detail: impl Into<String>) -> Failed {
+        Failed {
+            reason,
+            detail: detail.into(),
+            errno: None,
+        }
+    }
+
+    pub(super) fn at(what: &str, errno: Errno) -> Failed {
+        let reason = match errno {
+            Errno::ECONNREFUSED => Reason::ConnectRefused,
+            Errno::ECONNRESET => Reason::ServerReset,
+            Errno::ETIMEDOUT => Reason::ConnectTimeout,
+            _ => Reason::ConnectFailed,
+        };
+        Failed {
+            reason,
+            detail: format!("{what}: {}", describe(errno)),
+            errno: Some(errno),
+        }
+    }
+
+    /// Whether trying another upstream is of no use.
+    pub(super) fn is_final(&self) -> bool {
+        matches!(
+            self.reason,
+            Reason::ClientReset | Reason::ServerReset | Reason::Terminated
+        )
+    }
+
+    /// Whether this is how an upstream looks whose server is about to start: it refuses, or its
+    /// unix-domain socket is not there yet.
+    pub(super) fn may_be_starting(&self, upstream: &Upstream) -> bool {
+        match upstream {
+            Upstream::Host { .. } => self.errno == Some(Errno::ECONNREFUSED),
+            Upstream::Unix(_) => {
+                matches!(self.errno, Some(Errno::ECONNREFUSED | Errno::ENOENT))
+            }
+        }
+    }
+}
+
+impl From<NoAnswer> for Failed {
+    fn from(no_answer: NoAnswer) -> Failed {
+        match no_answer {
+            NoAnswer::Cut(cut) => Failed::from(cut),
+            NoAnswer::Unknown(error) => Failed::new(Reason::NameNotFound, error),
+        }
+    }
+}
+
+impl From<Cut> for Failed {
+    fn from(cut: Cut) -> Failed {
+        match cut {
+            Cut::TimeOver => Failed::new(Reason::ConnectTimeout, "no answer in time"),
+            Cut::ClientGone => Failed::new(Reason::ClientReset, "the client has gone meanwhile"),
+            Cut::Terminated => Failed::new(Reason::Terminated, "asked to end meanwhile"),
+            Cut::System(errno) => Failed::new(Reason::ConnectFailed, describe(errno)),
+        }
+    }
+}
