@@ -15,9 +15,11 @@ use crate::harness::{Standalone, end_of, field, read_all, under_inetd};
 const CLIENT: &str = "192.0.2.7:50123";
 const REACHED: &str = "198.51.100.1:25";
 
-/// A server that takes everybody for a proxy.
+/// Takes everybody for a proxy, and has time for them however busy this machine is.
+const PATIENT: [&str; 4] = ["--accept-proxy", "ANY", "--proxy-timeout", "60"];
+
 fn start(arguments: &[&str]) -> Standalone {
-    Standalone::start(&[&["--accept-proxy", "ANY"], arguments].concat())
+    Standalone::start(&[&PATIENT, arguments].concat())
 }
 
 /// Headers that are right, of both versions.
@@ -82,7 +84,7 @@ fn a_header_may_be_cut_anywhere_in_front_of_a_program_that_replaces_us() {
     let all = [&header[..], b"data right behind"].concat();
     let sessions: Vec<(usize, TcpStream, Child)> = (0..=header.len())
         .map(|cut| {
-            let (mut client, child) = under_inetd(&["--accept-proxy", "ANY", "/bin/cat"]);
+            let (mut client, child) = under_inetd(&[&PATIENT[..], &["/bin/cat"]].concat());
             client.write_all(&all[..cut]).unwrap();
             (cut, client, child)
         })
@@ -143,7 +145,7 @@ fn assert_refused(proxy: &Standalone, bytes: &[u8], why: &str) {
 #[test]
 fn what_is_no_header_is_refused_and_the_log_says_why() {
     let upstream = Forbidden::new();
-    let proxy = start(&["--proxy-timeout", "20", &upstream.name()]);
+    let proxy = start(&[&upstream.name()]);
     let too_long = format!("PROXY UNKNOWN {}\r\n", "x".repeat(92));
     assert_eq!(too_long.len(), 108);
     let two = |family| v2(PROXY, family, &[0; 216]);
@@ -200,7 +202,13 @@ fn what_is_no_header_is_refused_and_the_log_says_why() {
 #[test]
 fn a_header_that_does_not_come_in_time_is_refused() {
     let upstream = Forbidden::new();
-    let proxy = start(&["--proxy-timeout", "400ms", &upstream.name()]);
+    let proxy = Standalone::start(&[
+        "--accept-proxy",
+        "ANY",
+        "--proxy-timeout",
+        "400ms",
+        &upstream.name(),
+    ]);
     let begun = Instant::now();
     assert_refused(&proxy, b"", "0 bytes of it came within 400 ms");
     assert_refused(&proxy, b"PROXY TCP4", "10 bytes of it came within 400 ms");
@@ -268,7 +276,7 @@ fn a_health_check_leaves_a_closed_line_at_level_info_and_no_other() {
 
 #[test]
 fn who_waits_for_the_rest_of_a_header_sleeps() {
-    let proxy = start(&["--proxy-timeout", "60", &echo().to_string()]);
+    let proxy = start(&[&echo().to_string()]);
     for header in headers() {
         let mut client = proxy.connect();
         client.write_all(&header[..header.len() - 1]).unwrap();
