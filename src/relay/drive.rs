@@ -6,7 +6,8 @@ use std::time::Instant;
 use nix::poll::{PollFd, PollFlags};
 use nix::sched::sched_yield;
 
-use super::hunch::Hunch;
+use super::course::SMALL;
+use super::hunch::{Hunch, Moved};
 use super::machine::{Machine, Tap};
 use super::readiness::Ready;
 use super::side::Side;
@@ -38,9 +39,9 @@ pub fn turn(
     until: Option<Instant>,
 ) -> nix::Result<Instant> {
     if hunch.is_worth_a_look() {
-        let now = look(relays);
-        hunch.has_looked(now.is_some());
-        if let Some(now) = now {
+        let (now, found) = look(relays);
+        hunch.has_looked(found);
+        if found != Moved::Nothing {
             return Ok(now);
         }
     }
@@ -55,12 +56,12 @@ pub fn turn(
     let due = relays.iter().filter_map(|relay| relay.machine.wakes_at());
     let woken = sleep(relays, ready, due.chain(until).min())?;
     let now = Instant::now();
-    let mut moved = false;
+    let mut moved = Moved::Nothing;
     for (relay, &mut sides) in relays.iter_mut().zip(ready) {
         if woken == Woken::Terminated {
             relay.machine.give_up(Reason::Terminated);
         } else if sides.into_iter().any(Ready::is_any) {
-            moved |= relay.advance(sides, now);
+            moved = moved.max(relay.advance(sides, now));
         }
         if relay.machine.wakes_at().is_some_and(|due| due <= now) {
             relay.machine.tick(now);
@@ -71,22 +72,35 @@ pub fn turn(
 }
 
 impl Relay<'_> {
-    /// Has the machine move what it can. Returns whether anything has come of it: what has ended must
-    /// not be slept for.
-    fn advance(&mut self, sides: Sides, now: Instant) -> bool {
+    /// Has the machine move what it can. Returns how much came of it.
+    fn advance(&mut self, sides: Sides, now: Instant) -> Moved {
+        let delivered = |machine: &Machine| Side::BOTH.map(|side| machine.delivered_to(side));
+        let before = delivered(self.machine);
         let tap = self.tap.as_mut().map(|tap| &mut **tap as &mut dyn Tap);
         self.machine.advance(sides, now, tap);
-        self.machine.last_activity() == now || self.machine.end().is_some()
+        if self.machine.last_activity() != now && self.machine.end().is_none() {
+            return Moved::Nothing;
+        }
+        let [one, other] = delivered(self.machine);
+        // A reset takes back what was lost by it.
+        let most = one
+            .saturating_sub(before[0])
+            .max(other.saturating_sub(before[1]));
+        if most > SMALL as u64 {
+            Moved::Much
+        } else {
+            Moved::Little
+        }
     }
 }
 
-/// Lets others have the processor, and reads what they have sent meanwhile. Returns when that was, if
-/// there was anything.
-fn look(relays: &mut [Relay]) -> Option<Instant> {
+/// Lets others have the processor, and reads what they have sent meanwhile. Returns when that was, and
+/// what there was.
+fn look(relays: &mut [Relay]) -> (Instant, Moved) {
     // Fails nowhere on Linux.
     let _ = sched_yield();
     let now = Instant::now();
-    let mut moved = false;
+    let mut moved = Moved::Nothing;
     for relay in relays {
         let wants = |side| relay.machine.wants(side);
         let may_be_readable = |side| Ready {
@@ -94,10 +108,10 @@ fn look(relays: &mut [Relay]) -> Option<Instant> {
             ..Ready::default()
         };
         let sides = Side::BOTH.map(may_be_readable);
-        moved |= relay.advance(sides, now);
+        moved = moved.max(relay.advance(sides, now));
         // What is due is done when the turn has slept.
     }
-    moved.then_some(now)
+    (now, moved)
 }
 
 /// Sleeps until a side is ready, and notes which are.

@@ -4,6 +4,10 @@
 //! Who exchanges messages with a peer on the same processor has the next one as soon as the peer had its
 //! turn: sched_yield(2) and a read take less than ppoll(2) and a read. Where the peer runs elsewhere
 //! nothing is there so soon, and the look is wasted: so it is only taken where the last ones were not.
+//!
+//! Bulk data is not looked for: a pipe that another one fills meanwhile is worth more than a look, and
+//! with a yield before each of its turns a GiB cost 0.135 s of processor time instead of 0.113 (Intel
+//! Xeon, 2 cores, one connection; haproxy 0.109).
 
 /// Turns in a row that have moved bytes before any look is taken. Short sessions are over by then.
 const WARM_UP: u32 = 16;
@@ -14,10 +18,20 @@ const MOST_IN_A_ROW: u32 = 16;
 /// The most turns that go by without a look when looks were wasted.
 const LONGEST_PAUSE: u32 = 256;
 
+/// What a turn has moved, or a look. That a machine has ended is something: it must not be slept for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Moved {
+    Nothing,
+    /// As much as messages have.
+    Little,
+    /// As much as only bulk data has.
+    Much,
+}
+
 /// What has come of the looks so far.
 #[derive(Debug)]
 pub struct Hunch {
-    /// Turns in a row that have moved bytes.
+    /// Turns in a row that have moved messages.
     moved: u32,
     /// Looks in a row that have found something.
     found: u32,
@@ -61,24 +75,27 @@ impl Hunch {
         true
     }
 
-    /// Learns whether the look has found something.
-    pub(super) fn has_looked(&mut self, found: bool) {
-        if found {
-            self.found += 1;
-            self.pause = 1;
-        } else {
-            self.found = 0;
-            self.rests = self.pause;
-            self.pause = (self.pause * 2).min(LONGEST_PAUSE);
+    /// Learns what the look has found.
+    pub(super) fn has_looked(&mut self, found: Moved) {
+        match found {
+            Moved::Nothing => {
+                self.found = 0;
+                self.rests = self.pause;
+                self.pause = (self.pause * 2).min(LONGEST_PAUSE);
+            }
+            Moved::Little => {
+                self.found += 1;
+                self.pause = 1;
+            }
+            Moved::Much => self.moved = 0,
         }
     }
 
-    /// Learns whether a turn that has slept has moved bytes.
-    pub(super) fn has_slept(&mut self, moved: bool) {
-        self.moved = if moved {
-            self.moved.saturating_add(1)
-        } else {
-            0
+    /// Learns what a turn that has slept has moved.
+    pub(super) fn has_slept(&mut self, moved: Moved) {
+        self.moved = match moved {
+            Moved::Little => self.moved.saturating_add(1),
+            Moved::Nothing | Moved::Much => 0,
         };
     }
 }
@@ -87,15 +104,15 @@ impl Hunch {
 mod tests {
     use super::*;
 
-    /// How many of so many turns look, if each look finds something or none does.
-    fn looks(hunch: &mut Hunch, turns: u32, found: bool) -> u32 {
+    /// How many of so many turns look, if this is what each look finds.
+    fn looks(hunch: &mut Hunch, turns: u32, found: Moved) -> u32 {
         let looks = (0..turns).filter(|_| {
             let looks = hunch.is_worth_a_look();
             if looks {
                 hunch.has_looked(found);
             }
-            if !(looks && found) {
-                hunch.has_slept(true);
+            if !(looks && found != Moved::Nothing) {
+                hunch.has_slept(Moved::Little);
             }
             looks
         });
@@ -104,32 +121,45 @@ mod tests {
 
     #[test]
     fn short_sessions_never_look() {
-        assert_eq!(looks(&mut Hunch::default(), WARM_UP, true), 0);
+        assert_eq!(looks(&mut Hunch::default(), WARM_UP, Moved::Little), 0);
     }
 
     #[test]
     fn looks_that_find_something_go_on_but_for_a_sleep_now_and_then() {
         let mut hunch = Hunch::default();
-        looks(&mut hunch, WARM_UP, true);
+        looks(&mut hunch, WARM_UP, Moved::Little);
         let turns = 100 * (MOST_IN_A_ROW + 1);
-        assert_eq!(looks(&mut hunch, turns, true), 100 * MOST_IN_A_ROW);
+        assert_eq!(looks(&mut hunch, turns, Moved::Little), 100 * MOST_IN_A_ROW);
     }
 
     #[test]
     fn looks_that_are_wasted_become_rare() {
         let mut hunch = Hunch::default();
-        looks(&mut hunch, WARM_UP, false);
-        assert!(looks(&mut hunch, 10_000, false) < 60);
+        looks(&mut hunch, WARM_UP, Moved::Nothing);
+        assert!(looks(&mut hunch, 10_000, Moved::Nothing) < 60);
         // And frequent again as soon as one finds something.
-        looks(&mut hunch, LONGEST_PAUSE + 1, true);
-        assert!(looks(&mut hunch, 17, true) >= 15);
+        looks(&mut hunch, LONGEST_PAUSE + 1, Moved::Little);
+        assert!(looks(&mut hunch, 17, Moved::Little) >= 15);
     }
 
     #[test]
     fn what_is_quiet_has_to_warm_up_again() {
         let mut hunch = Hunch::default();
-        looks(&mut hunch, WARM_UP, true);
-        hunch.has_slept(false);
+        looks(&mut hunch, WARM_UP, Moved::Little);
+        hunch.has_slept(Moved::Nothing);
         assert!(!hunch.is_worth_a_look());
+    }
+
+    #[test]
+    fn bulk_data_is_slept_for() {
+        let mut hunch = Hunch::default();
+        looks(&mut hunch, WARM_UP, Moved::Little);
+        assert!(hunch.is_worth_a_look());
+        hunch.has_looked(Moved::Much);
+        assert!(!hunch.is_worth_a_look());
+        for _ in 0..10 * WARM_UP {
+            hunch.has_slept(Moved::Much);
+            assert!(!hunch.is_worth_a_look());
+        }
     }
 }
