@@ -1,7 +1,7 @@
 //! Where something was written, so that messages can say so.
 
 use std::fmt;
-use std::path::Path;
+use std::path::PathBuf;
 use std::rc::Rc;
 
 /// Where something was written.
@@ -11,12 +11,12 @@ pub(crate) enum Place {
     CommandLine,
     /// In a file.
     File {
-        /// The file.
-        path: Rc<Path>,
+        /// The file: one pointer, as thousands of rules have a place.
+        path: Rc<PathBuf>,
         /// Its line, from 1.
-        line: usize,
+        line: u32,
         /// The character in the line, from 1.
-        column: usize,
+        column: u32,
     },
 }
 

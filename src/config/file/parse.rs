@@ -50,7 +50,7 @@ impl Parser<'_> {
             Ok(bytes) => self.read(path, &bytes),
             Err(why) => {
                 let place = Place::File {
-                    path: Rc::from(path),
+                    path: Rc::new(path.to_owned()),
                     line: 1,
                     column: 1,
                 };
@@ -64,11 +64,12 @@ impl Parser<'_> {
         self.including.push(path.to_owned());
         self.files_read += 1;
         self.bytes_read += bytes.len();
-        let path: Rc<Path> = Rc::from(path);
-        let place = |line, column| Place::File {
+        let path = Rc::new(path.to_owned());
+        let place = |line, column: usize| Place::File {
             path: Rc::clone(&path),
             line,
-            column,
+            // No line is as long as would be cut here.
+            column: column as u32,
         };
         // Some editors put it there; it means nothing in UTF-8.
         let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);

@@ -1,7 +1,7 @@
 //! Scopes: what is open while a file is read, what is inherited, and the services that come of it.
 
 use std::collections::HashMap;
-use std::path::Path;
+use std::path::PathBuf;
 use std::rc::Rc;
 
 use super::Problem;
@@ -375,7 +375,7 @@ impl Scopes {
 /// Problems in the order of the files, and within a file in that of its lines: a scope's own are
 /// only known at its end.
 fn in_order(mut problems: Vec<Problem>) -> Vec<Problem> {
-    let mut paths: Vec<Rc<Path>> = Vec::new();
+    let mut paths: Vec<Rc<PathBuf>> = Vec::new();
     problems.sort_by_cached_key(|problem| match &problem.place {
         Place::CommandLine => (0, 0, 0),
         Place::File { path, line, column } => {

@@ -81,7 +81,7 @@ fn interfaces_inherit_from_their_port_and_ports_from_the_defaults() {
     assert_eq!(config.defaults.timeout, seconds(5));
     let rules = |written: &Written| -> Vec<String> {
         let rules = written.rules.own();
-        rules.map(|rule| rule.pattern().to_owned()).collect()
+        rules.map(|rule| rule.pattern()).collect()
     };
     assert_eq!(rules(&config.defaults), ["10.0.0.1"]);
     let within = config.services[1].written.clone();

@@ -47,5 +47,5 @@ pub(super) fn word<T: PartialEq>(words: &[(&str, T)], value: T) -> Vec<String> {
 
 pub(super) fn rules(written: &Written, wanted: impl Fn(&Rule) -> bool) -> Vec<String> {
     let rules = written.rules.own().filter(|rule| wanted(rule));
-    rules.map(|rule| rule.pattern().to_owned()).collect()
+    rules.map(|rule| rule.pattern()).collect()
 }

@@ -443,7 +443,7 @@ pub const SETTINGS: &[Setting] = &[
         },
         show: |written| {
             let proxies = written.proxies.own();
-            proxies.map(|rule| rule.pattern().to_owned()).collect()
+            proxies.map(Rule::pattern).collect()
         },
         ..SETTING
     },

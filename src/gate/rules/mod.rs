@@ -19,15 +19,24 @@ use search::Search;
 #[derive(Debug, Clone)]
 pub(crate) struct Rule {
     effect: Effect,
-    pattern: Pattern,
-    written: String,
+    about: About,
     place: Place,
+}
+
+/// The clients that a rule is about. Without a text of its own, as most are: a fork copies the tables of
+/// all the pages that thousands of rules take, for each connection.
+#[derive(Debug, Clone)]
+enum About {
+    /// These, and written as the pattern is shown.
+    Plain(Pattern),
+    /// Written otherwise.
+    Respelt(Box<(Pattern, String)>),
 }
 
 impl PartialEq for Rule {
     /// Wherever they stand, and however they are spelt, rules are equal if they decide equally.
     fn eq(&self, other: &Rule) -> bool {
-        (self.effect, &self.pattern) == (other.effect, &other.pattern)
+        (self.effect, self.about.pattern()) == (other.effect, other.about.pattern())
     }
 }
 
@@ -230,7 +239,7 @@ impl List {
 
     fn walk(&self, effect: Effect, asked: &Asked) -> Option<&Rule> {
         let mut rules = self.rules.iter();
-        rules.find(|rule| rule.effect == effect && rule.pattern.matches(asked))
+        rules.find(|rule| rule.effect == effect && rule.about.pattern().matches(asked))
     }
 }
 
@@ -248,8 +257,7 @@ impl Rule {
     fn new(effect: Effect, pattern: &str, place: Place) -> Result<Rule, Complaint> {
         Ok(Rule {
             effect,
-            pattern: Pattern::parse(pattern)?,
-            written: pattern.to_owned(),
+            about: About::parse(pattern)?,
             place,
         })
     }
@@ -260,12 +268,33 @@ impl Rule {
     }
 
     /// The clients it is about, as it was written.
-    pub(crate) fn pattern(&self) -> &str {
-        &self.written
+    pub(crate) fn pattern(&self) -> String {
+        match &self.about {
+            About::Plain(pattern) => pattern.to_string(),
+            About::Respelt(respelt) => respelt.1.clone(),
+        }
     }
 
     pub(crate) fn place(&self) -> &Place {
         &self.place
+    }
+}
+
+impl About {
+    fn parse(text: &str) -> Result<About, Complaint> {
+        let pattern = Pattern::parse(text)?;
+        Ok(if pattern.to_string() == text {
+            About::Plain(pattern)
+        } else {
+            About::Respelt(Box::new((pattern, text.to_owned())))
+        })
+    }
+
+    fn pattern(&self) -> &Pattern {
+        match self {
+            About::Plain(pattern) => pattern,
+            About::Respelt(respelt) => &respelt.0,
+        }
     }
 }
 
@@ -275,7 +304,7 @@ impl fmt::Display for Rule {
             Effect::Allow => "allow",
             Effect::Deny => "deny",
         };
-        write!(f, "{effect} {}", self.written)
+        write!(f, "{effect} {}", self.pattern())
     }
 }
 

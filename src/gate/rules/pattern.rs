@@ -1,6 +1,7 @@
 //! Which addresses a rule is about.
 
 use std::cell::OnceCell;
+use std::fmt;
 use std::net::IpAddr;
 
 use crate::terms::endpoint::Endpoint;
@@ -15,7 +16,7 @@ pub(super) enum Pattern {
         prefix: u8,
     },
     /// `*` for any run of characters and `?` for one, over the address as text (rinetd's form).
-    Text(Vec<u8>),
+    Text(Box<str>),
 }
 
 /// A client whose address is compared with many patterns.
@@ -67,7 +68,7 @@ impl Pattern {
         }
         let is_textual = |b: u8| b.is_ascii_hexdigit() || matches!(b, b'.' | b':' | b'*' | b'?');
         if text.contains(['*', '?']) && text.bytes().all(is_textual) {
-            return Ok(Pattern::Text(text.to_ascii_lowercase().into_bytes()));
+            return Ok(Pattern::Text(text.to_ascii_lowercase().into()));
         }
         Err(bad())
     }
@@ -92,8 +93,22 @@ impl Pattern {
             }
             (Pattern::Text(pattern), Some(address)) => {
                 let text = client.text.get_or_init(|| address.to_string());
-                matches_text(pattern, text.as_bytes())
+                matches_text(pattern.as_bytes(), text.as_bytes())
             }
+        }
+    }
+}
+
+impl fmt::Display for Pattern {
+    /// As most people would write it.
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        match self {
+            Pattern::Any => f.write_str("ANY"),
+            Pattern::Network { address, prefix } if *prefix == width(address) => {
+                write!(f, "{address}")
+            }
+            Pattern::Network { address, prefix } => write!(f, "{address}/{prefix}"),
+            Pattern::Text(pattern) => f.write_str(pattern),
         }
     }
 }

@@ -238,16 +238,46 @@ fn ten_thousand_networks_cost_a_search_and_no_walk() {
     let rules = rules(&texts.iter().map(String::as_str).collect::<Vec<_>>());
     rules.prepare();
     let clients = ["10.0.0.1", "11.0.1.0", "2001:db8::1"].map(client);
-    let started = std::time::Instant::now();
-    for _ in 0..1_000 {
-        for client in &clients {
-            assert!(!matches!(
-                rules.judge(client, AllowLevels::Any),
-                Verdict::Pass([Some(_), _])
-            ));
+    let fastest = (0..20).map(|_| {
+        let started = std::time::Instant::now();
+        for _ in 0..100 {
+            for client in &clients {
+                assert!(!matches!(
+                    rules.judge(client, AllowLevels::Any),
+                    Verdict::Pass([Some(_), _])
+                ));
+            }
         }
-    }
-    // 20 µs each, in a build that is not optimised; a walk takes ten times as long.
-    let each = started.elapsed() / 3_000;
+        started.elapsed() / 300
+    });
+    // 20 µs each, in a build that is not optimised; a walk takes ten times as long. The fastest of
+    // many: nobody else had the processor then.
+    let each = fastest.min().unwrap();
     assert!(each < std::time::Duration::from_micros(20), "{each:?}");
+}
+
+#[test]
+fn a_rule_is_shown_as_it_was_written() {
+    for written in [
+        "ANY",
+        "192.0.2.1",
+        "192.0.2.1/32",
+        "192.0.2.99/24",
+        "192.0.2.0/255.255.255.0",
+        "::ffff:192.0.2.1",
+        "::ffff:192.0.2.0/120",
+        "2001:DB8:0::/32",
+        "2001:db8::/32",
+        "2001:DB8:*",
+        "192.0.2.?",
+    ] {
+        let rule = Rule::deny(written, Place::CommandLine).unwrap();
+        assert_eq!(rule.pattern(), written);
+        assert_eq!(rule.to_string(), format!("deny {written}"));
+    }
+}
+
+#[test]
+fn a_rule_is_small() {
+    assert!(size_of::<Rule>() <= 48, "{}", size_of::<Rule>());
 }
