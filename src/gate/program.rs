@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io::Read;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
@@ -12,7 +12,7 @@ use nix::fcntl::OFlag;
 use nix::poll::{PollFd, PollFlags};
 use nix::sys::prctl;
 use nix::sys::signal::Signal;
-use nix::sys::socket::{Shutdown, shutdown};
+use nix::sys::socket::{MsgFlags, Shutdown, recv, shutdown};
 use nix::unistd::{Pid, pipe2};
 
 use crate::gate::Denied;
@@ -262,11 +262,11 @@ pub(super) fn dismiss(client: &Client) {
     let deadline = Instant::now() + LONGEST_DISMISSAL;
     let socket = client.socket.as_fd();
     // Each failure here means that the client has gone, which is what this waits for.
-    let _ = shutdown(std::os::fd::AsRawFd::as_raw_fd(&socket), Shutdown::Write);
-    let _ = sys::set_blocking(socket, false);
+    let _ = shutdown(socket.as_raw_fd(), Shutdown::Write);
     let mut buffer = [0; 4096];
     loop {
-        match nix::unistd::read(socket, &mut buffer) {
+        // Whatever the program has left behind may have made the socket block.
+        match recv(socket.as_raw_fd(), &mut buffer, MsgFlags::MSG_DONTWAIT) {
             Ok(0) => return,
             Ok(_) => {}
             Err(Errno::EAGAIN) => {

@@ -17,11 +17,7 @@ mod readiness;
 mod side;
 pub(crate) mod transcript;
 
-use std::os::fd::BorrowedFd;
 use std::time::Duration;
-
-use nix::sys::socket::setsockopt;
-use nix::sys::socket::sockopt::OobInline;
 
 use crate::terms::reason::Reason;
 
@@ -63,15 +59,6 @@ pub struct Outcome {
     pub sent: u64,
     /// Bytes delivered from the upstream to the client.
     pub received: u64,
-}
-
-/// Has urgent data read in its place in the stream, as the relay needs it, or not, as handlers may
-/// want it. Of urgent data that arrives before only the last byte would be kept (`tcp_check_urg`,
-/// Linux 6.18): so it is done for each socket as early as it can be, on its listener even, or
-/// before it connects.
-pub fn set_urgent_in_line(socket: BorrowedFd, in_line: bool) {
-    // Fails on sockets other than TCP's, which have no urgent data.
-    let _ = setsockopt(&socket, OobInline, &in_line);
 }
 
 #[cfg(test)]

@@ -13,10 +13,9 @@ use std::time::{Duration, Instant};
 use nix::sys::socket::sockopt::{Linger, SndBuf};
 use nix::sys::socket::{MsgFlags, send, setsockopt};
 
-use super::{
-    Bounds, Engine, Hunch, Interest, Machine, Outcome, Ready, Relay, Side, set_urgent_in_line, turn,
-};
+use super::{Bounds, Engine, Hunch, Interest, Machine, Outcome, Ready, Relay, Side, turn};
 use crate::sys;
+use crate::sys::sockets::set_urgent_in_line;
 use crate::terms::reason::Reason;
 
 const PATIENCE: Duration = Duration::from_secs(20);

@@ -24,11 +24,10 @@ use crate::config::settings::Overflow;
 use crate::config::setup::{ServerPlan, Setup};
 use crate::gate::{Seat, Standing};
 use crate::log::{Ended, Journal, Log, Quota, Quotas};
-use crate::relay;
 use crate::session::{self, Counting, Registrar};
 use crate::source::{Client, Listener, Listeners};
 use crate::sys;
-use crate::sys::{streams, user, wait};
+use crate::sys::{sockets, streams, user, wait};
 use crate::terms::error::{Error, Status, describe};
 use crate::terms::reason::Reason;
 use announced::{Answer, Teller};
@@ -202,7 +201,7 @@ impl Supervisor<'_> {
         self.listeners[first..].iter().try_for_each(|listener| {
             let socket = listener.socket.as_fd();
             // Connections inherit this from their listener.
-            relay::set_urgent_in_line(socket, all_forward);
+            sockets::set_urgent_in_line(socket, all_forward);
             // A client that is gone before we accept it must not block the others.
             sys::set_blocking(socket, false).map_err(|errno| Error::system("listener", errno))
         })

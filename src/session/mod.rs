@@ -21,6 +21,7 @@ use crate::source::{Client, NoHeader, Origin};
 use crate::sys;
 use crate::sys::names::lookup;
 use crate::sys::program::Program;
+use crate::sys::sockets;
 use crate::sys::user::{self, Ids};
 use crate::sys::vigil::Vigil;
 use crate::sys::wait;
@@ -39,6 +40,9 @@ pub(crate) fn note_unserved(client: &Client, refusals: Option<Quota>, log: &Log)
 
 /// How long what a session has put off waits for its first bytes.
 const MOMENT: Duration = Duration::from_millis(10);
+
+/// How long a call of the relay may wait for the client where somebody else has made its socket block.
+const LONGEST_WAIT: Duration = Duration::from_millis(10);
 
 /// Who applies the limits of a client's sessions.
 pub(crate) enum Counting<'a> {
@@ -66,7 +70,7 @@ pub(crate) fn serve(
 ) -> Status {
     let mut journal = Journal::begin(client.facts(), log).limited_by(refusals);
     if service.forwards() {
-        relay::set_urgent_in_line(client.socket.as_fd(), true);
+        sockets::set_urgent_in_line(client.socket.as_fd(), true);
     }
     let ends_at = service.max_duration.map(|time| journal.started() + time);
     let standing = service.proxies.judge(&client.address);
@@ -134,7 +138,14 @@ pub(crate) fn serve(
         (Ok(admitted), _) if service.gate.program.is_some() && admitted.client().is_gone() => {
             Ended::before_action(Reason::ClientReset)
         }
-        (Ok(admitted), Action::Forward(forward)) => relay_to(admitted, forward, ends_at, &journal),
+        (Ok(admitted), Action::Forward(forward)) => {
+            if service.gate.program.is_some() {
+                // What it has left behind may hold the socket, and whether that blocks is for all who
+                // do. Fails on no socket.
+                let _ = sockets::bound_waits(admitted.client().socket.as_fd(), LONGEST_WAIT);
+            }
+            relay_to(admitted, forward, ends_at, &journal)
+        }
         (Ok(admitted), Action::Exec(program)) => {
             handler::run(admitted, program, service, ends_at, &journal)
         }

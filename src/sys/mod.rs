@@ -7,6 +7,7 @@ pub(crate) mod names;
 pub(crate) mod program;
 #[expect(unsafe_code, reason = "this is where unsafe lives")]
 mod raw;
+pub(crate) mod sockets;
 pub(crate) mod streams;
 pub(crate) mod user;
 pub(crate) mod vigil;

@@ -16,8 +16,8 @@ use nix::sys::socket::{
 };
 
 use super::Failed;
-use crate::relay;
 use crate::sys;
+use crate::sys::sockets;
 use crate::sys::vigil::{Cut, Event, Vigil};
 
 /// Between one attempt and the next: the "Connection Attempt Delay" of RFC 8305 §8.
@@ -173,7 +173,7 @@ fn start_connecting(address: SocketAddr, begin: Begin) -> nix::Result<(OwnedFd, 
     };
     let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
     let socket = socket(family, SockType::Stream, flags, None)?;
-    relay::set_urgent_in_line(socket.as_fd(), true);
+    sockets::set_urgent_in_line(socket.as_fd(), true);
     if let Some(hops) = begin.hop_limit {
         // The default will do where it cannot be set.
         let _ = sys::limit_hops(socket.as_fd(), address.ip(), hops);

@@ -2,19 +2,24 @@
 //! written down.
 
 use std::fs;
-use std::io::Write;
-use std::net::{Shutdown, TcpListener};
+use std::io::{Read, Write};
+use std::net::{Shutdown, SocketAddrV4, TcpListener};
+use std::os::fd::AsRawFd;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use nix::sys::signal::Signal;
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::sys::signal::{Signal, kill};
+use nix::sys::socket::{SockaddrIn, getpeername};
 
-use crate::harness::peers::reset;
-use crate::harness::processes::{Leftover, assert_nobody_is_left_of};
+use crate::harness::peers::{Through, reset};
+use crate::harness::processes::{
+    Leftover, assert_nobody_is_left_of, borrow_descriptor, descriptors_of_kind,
+};
 use crate::harness::upstreams::{Forbidden, Upstream};
 use crate::harness::{
-    PATIENCE, Scratch, Standalone, end_of, eventually, field, hand_over, launched_by, needs_root,
-    read_all, under_inetd,
+    Engine, PATIENCE, Scratch, Standalone, end_of, eventually, field, hand_over, launched_by,
+    needs_root, read_all, under_inetd,
 };
 
 /// An upstream that answers one request with "reply".
@@ -368,5 +373,43 @@ fn a_client_that_resets_while_the_program_is_asked_is_taken_at_its_word_afterwar
         let closed = proxy.closed();
         assert_eq!(field(&closed, "reason"), reason, "{closed}");
         assert_eq!(field(&closed, "received"), "0", "{closed}");
+    }
+}
+
+/// The program's output is the client's socket, and so is that of whatever it leaves behind, which can
+/// have the socket block: the flag belongs to all who hold it.
+#[test]
+fn a_socket_that_is_made_to_block_meanwhile_delays_no_end() {
+    needs_root();
+    let arguments = ["--acp", "/bin/true", "-t", "2"];
+    for end in ["idle-timeout", "terminated"] {
+        let through = Through::start(Engine::Adaptive, &arguments);
+        let session = through.session();
+        let mut sending = through.upstream.try_clone().unwrap();
+        let sender = thread::spawn(move || while sending.write(&[0; 65_536]).is_ok() {});
+        // Enough for a pipe, which needs a socket that does not block.
+        let mut some = vec![0; 16 << 20];
+        (&through.client).read_exact(&mut some).unwrap();
+        let socket = descriptors_of_kind(session, "socket")
+            .into_iter()
+            .map(|number| borrow_descriptor(session, number))
+            .find(|socket| {
+                let peer = getpeername::<SockaddrIn>(socket.as_raw_fd());
+                peer.is_ok_and(|peer| {
+                    SocketAddrV4::from(peer).to_string()
+                        == through.client.local_addr().unwrap().to_string()
+                })
+            })
+            .unwrap();
+        fcntl(&socket, FcntlArg::F_SETFL(OFlag::O_RDWR)).unwrap();
+        // The client reads no more: sooner or later a write finds too little room.
+        (&through.client).read_exact(&mut some).unwrap();
+        let started = Instant::now();
+        if end == "terminated" {
+            kill(session, Signal::SIGTERM).unwrap();
+        }
+        assert_eq!(field(&through.proxy.closed(), "reason"), end);
+        assert!(started.elapsed() < PATIENCE / 2, "{:?}", started.elapsed());
+        sender.join().unwrap();
     }
 }
