@@ -1,7 +1,9 @@
 //! The server that accepts and forks: a child per connection, so that a session that fails takes
 //! nothing with it. The supervisor itself never reads a client's byte.
 
+mod accepting;
 mod announced;
+mod ending;
 mod notify;
 mod pidfile;
 mod reload;
@@ -10,61 +12,35 @@ mod watch;
 
 use std::fmt;
 use std::os::fd::AsFd;
-use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
-use nix::errno::Errno;
 use nix::sys::prctl;
 use nix::sys::signal::Signal;
-use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
-use nix::unistd::Pid;
 
-use crate::config::service::Service;
 use crate::config::settings::Overflow;
 use crate::config::setup::{ServerPlan, Setup};
-use crate::gate::{Seat, Standing};
-use crate::log::{Ended, Journal, Log, Quota, Quotas};
-use crate::session::{self, Counting, Registrar};
-use crate::source::{Client, Listener, Listeners};
+use crate::log::{Log, Quotas};
+use crate::source::{Listener, Listeners};
 use crate::sys;
 use crate::sys::{sockets, streams, user, wait};
-use crate::terms::error::{Error, Status, describe};
+use crate::terms::error::{Error, Status};
 use crate::terms::reason::Reason;
-use announced::{Answer, Teller};
+use ending::Finish;
 use notify::Notifier;
 use pidfile::PidFile;
 pub(crate) use reload::Again;
 use reload::Reload;
-use sessions::{Session, Sessions};
+use sessions::Sessions;
 use watch::{Wanted, Watch};
-
-/// Between SIGTERM and SIGKILL for sessions when the server ends: what they give their handlers,
-/// and a moment to write their closed lines.
-const GRACE: Duration = Duration::from_millis(3_250);
-
-/// How long nothing is accepted after the system was short of something: long enough not to
-/// spin, short enough for clients in the backlog not to notice much.
-const BACK_OFF: Duration = Duration::from_millis(100);
 
 /// How often at most trouble is logged, and the service manager told of changes.
 const AT_MOST_EVERY: Duration = Duration::from_secs(1);
-
-/// How long to wait, for each session, before every child is looked at again (waitpid(2) for any).
-/// It looks at one after the other, for 0.08 µs each (measured, Linux 6.18), twice: with thousands
-/// that would be what a session costs most. So it takes one twenty-fifth of the time.
-const SWEEP_COST: Duration = Duration::from_micros(4);
 
 /// How often at most the log says that clients have to wait.
 const FULL_EVERY: Duration = Duration::from_secs(60);
 
 /// What the only service is called, where there is but one.
 const ONLY_SERVICE: &str = "-";
-
-/// What stands for a service where there is none.
-const NO_SERVICE: &str = "no service";
-
-/// How many clients of one listener are accepted before the others have their turn.
-const BATCH: usize = 64;
 
 /// The signals that the supervisor acts upon.
 const WATCHED: [Signal; 6] = [
@@ -140,21 +116,6 @@ pub(crate) fn run(
     supervisor.finish(how);
     supervisor.say_left_out();
     Ok(Status::Done)
-}
-
-/// How the server ends.
-enum Finish {
-    /// Now, and its sessions with it.
-    EndSessions,
-    /// When its sessions have ended.
-    AwaitSessions,
-}
-
-/// What became of a listener.
-#[derive(PartialEq, Eq)]
-enum Accepting {
-    Open,
-    Lost,
 }
 
 struct Supervisor<'a> {
@@ -274,31 +235,6 @@ impl Supervisor<'_> {
         }
     }
 
-    /// Accepts from listeners that have clients, and gives up those that have hung up. In this order
-    /// one that is lost does not move those that are to come.
-    fn accept_from_some(&mut self, last_first: &[(usize, bool)]) -> Result<(), Error> {
-        // They stay open until no session is to be without their descriptors any more: a client that
-        // is accepted meanwhile would be given such a number, and its session would close it.
-        let mut lost = Vec::new();
-        for &(index, hung_up) in last_first {
-            if hung_up || self.accept_some(index) == Accepting::Lost {
-                let listener = self.listeners.swap_remove(index);
-                self.watch.remove(&listener);
-                let line = format_args!("lost the listener of {}", listener.local);
-                self.log.error(line);
-                lost.push(listener);
-            }
-        }
-        if lost.is_empty() {
-            return Ok(());
-        }
-        self.keep_descriptors();
-        if self.listeners.is_empty() {
-            return Err(Error::new(Status::System, "no listener is left"));
-        }
-        Ok(())
-    }
-
     /// Watches the listeners from this one on. Those that cannot be watched are dropped; returns the
     /// last one's error.
     fn watch_listeners(&mut self, first: usize) -> Result<(), Error> {
@@ -381,283 +317,6 @@ impl Supervisor<'_> {
             let line = format_args!("refused clients{of}: {count} lines left out");
             self.log.notice(line);
         }
-    }
-
-    /// Accepts what waits at one listener, within limits.
-    fn accept_some(&mut self, index: usize) -> Accepting {
-        for _ in 0..BATCH {
-            if self.accept_from > Instant::now() || !self.has_room() {
-                break;
-            }
-            match self.listeners[index].accept(self.sessions.next_serial()) {
-                Ok(client) => self.start(client),
-                Err(Errno::EAGAIN) => break,
-                Err(Errno::EINTR) => {}
-                // Shut down by somebody who holds it too, or no listener any more.
-                Err(Errno::EINVAL | Errno::EBADF | Errno::ENOTSOCK | Errno::EOPNOTSUPP) => {
-                    return Accepting::Lost;
-                }
-                Err(errno) => {
-                    self.complain(format_args!("accept: {}", describe(errno)));
-                    let shortage = [Errno::EMFILE, Errno::ENFILE, Errno::ENOMEM, Errno::ENOBUFS];
-                    // A client that has given up says nothing about the next one.
-                    if shortage.contains(&errno) {
-                        self.accept_from = Instant::now() + BACK_OFF;
-                    }
-                }
-            }
-        }
-        Accepting::Open
-    }
-
-    /// Counts a client, or says which limit it is beyond.
-    fn count(&self, service: &Service, client: &Client) -> Result<Option<Seat>, Reason> {
-        match self.is_full() {
-            true => Err(Reason::TooManySessions),
-            // Whom it is to be counted for, it learns itself.
-            false if service.proxies.judge(&client.address) == Standing::Proxy => Ok(None),
-            false => self.sessions.count(service, &client.address),
-        }
-    }
-
-    /// Has a child serve the client, if limits allow it.
-    fn start(&mut self, client: Client) {
-        self.status_changed = true;
-        let found = self
-            .setup
-            .services
-            .find(&client.local)
-            .map(|service| service.cloned());
-        let service = match found {
-            Ok(Some(service)) => service,
-            Ok(None) => {
-                let line = format_args!("no service is configured for {}", client.local);
-                return self.refuse_unserved(&client, |log| log.warning(line));
-            }
-            Err(error) => return self.refuse_unserved(&client, |log| log.error(error)),
-        };
-        let refusals = self.refusals.of(&service.label);
-        let counted = self.count(&service, &client).or_else(|reason| {
-            if reason != Reason::TooFastFromClient {
-                // Some may have ended since.
-                self.reap(Reason::InternalError);
-                return self.count(&service, &client);
-            }
-            Err(reason)
-        });
-        let seat = match counted {
-            Ok(seat) => seat,
-            Err(reason) => {
-                self.sessions.count_refused();
-                let log = self.log.under(service.log_name.as_deref());
-                let journal = Journal::begin(client.facts(), &log).limited_by(refusals);
-                journal.close(Ended::before_action(reason));
-                return;
-            }
-        };
-        let mut session = Session::new(&client, &service, seat);
-        let teller = match self.hear_from(&mut session, &client, &service) {
-            Ok(teller) => teller,
-            Err(errno) => return self.cannot_start(session, "announced clients", errno),
-        };
-        let registrar = teller.as_ref().map(|teller| teller as &dyn Registrar);
-        sys::learn_utc_offset();
-        // No session holds a listener, or what only the server is to have.
-        let forked = sys::fork_without(&self.watch.descriptors(), || {
-            let log = self.log.under(service.log_name.as_deref());
-            session::serve(
-                client,
-                &service,
-                Counting::BySupervisor(registrar),
-                refusals,
-                &log,
-            ) as i32
-        });
-        let child = match forked {
-            Ok(child) => child,
-            Err(errno) => return self.cannot_start(session, "fork", errno),
-        };
-        let listening = session
-            .bell()
-            .map_or(Ok(()), |bell| self.watch.listen_for(bell, child));
-        self.sessions.begin(child, session);
-        if let Err(errno) = listening {
-            self.complain(format_args!("epoll: {}", describe(errno)));
-            self.answer(child, None);
-        }
-    }
-
-    /// Gives up a client for whom there is no process, or nothing that it takes to have one.
-    fn cannot_start(&mut self, session: Session, what: &str, errno: Errno) {
-        self.accept_from = Instant::now() + BACK_OFF;
-        self.complain(format_args!("{what}: {}", describe(errno)));
-        if let Some(bell) = session.bell() {
-            self.watch.forget(bell);
-        }
-        self.sessions.give_up(session, self.log);
-    }
-
-    /// Prepares to be told by a session who its client is, if that is for a proxy to say.
-    fn hear_from(
-        &mut self,
-        session: &mut Session,
-        client: &Client,
-        service: &Service,
-    ) -> nix::Result<Option<Teller>> {
-        if service.proxies.judge(&client.address) != Standing::Proxy {
-            return Ok(None);
-        }
-        let place = self.sessions.place()?;
-        session.will_tell(place, None);
-        if service.limits.are_none() {
-            return Ok(Some(Teller::new(place, None)));
-        }
-        let (own, theirs) = socketpair(
-            AddressFamily::Unix,
-            SockType::Stream,
-            None,
-            SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK,
-        )?;
-        let [own, theirs] = [own, theirs].map(UnixStream::from);
-        self.watch.hide(&own)?;
-        session.will_tell(place, Some(own));
-        Ok(Some(Teller::new(place, Some(theirs))))
-    }
-
-    /// Counts the sessions that have been told who their clients are, and ask for it.
-    fn answer_some(&mut self) {
-        for child in self.watch.ringing() {
-            let counted = match self.sessions.count_told(child) {
-                Some(Err(_)) => {
-                    // Some may have ended since.
-                    self.reap(Reason::InternalError);
-                    self.sessions.count_told(child)
-                }
-                counted => counted,
-            };
-            self.answer(child, counted.map(Answer::from));
-        }
-    }
-
-    fn answer(&mut self, child: Pid, answer: Option<Answer>) {
-        if let Some(bell) = self.sessions.bell(child) {
-            self.watch.forget(bell);
-        }
-        self.status_changed = true;
-        self.sessions.answer(child, answer);
-    }
-
-    /// Notes a client that is no service's, and why, unless there have been too many of them.
-    fn refuse_unserved(&mut self, client: &Client, say_why: impl FnOnce(&Log)) {
-        self.sessions.count_refused();
-        let refusals = self.refusals.of(NO_SERVICE);
-        if refusals.is_none_or(Quota::take) {
-            say_why(self.log);
-        }
-        session::note_unserved(client, refusals, self.log);
-    }
-
-    /// Collects the child that a signal told of; and every other that has ended, if it is time to
-    /// look at them all: two that end together may have one signal.
-    fn reap_some(&mut self, told_of: Option<Pid>, reason: Reason) {
-        if told_of.is_some() {
-            self.end_of_child(told_of, reason);
-            if self.sweep_at.is_none() {
-                self.sweep_at = Some(self.swept + SWEEP_COST * self.sessions.live() as u32);
-            }
-        }
-        let is_time = |at| at <= Instant::now() || !self.has_room();
-        if self.sweep_at.is_some_and(is_time) {
-            self.reap(reason);
-        }
-    }
-
-    /// Collects every child that has ended.
-    fn reap(&mut self, reason: Reason) {
-        while self.end_of_child(None, reason) {}
-        self.swept = Instant::now();
-        self.sweep_at = None;
-    }
-
-    /// Collects this child, or any, if it has ended. One that could not write its closed line has
-    /// it written for it, with this reason.
-    fn end_of_child(&mut self, child: Option<Pid>, reason: Reason) -> bool {
-        let Some((child, status)) = sys::reap(child) else {
-            return false;
-        };
-        if let Some(reload) = &mut self.reload
-            && reload.is_checked_by(child)
-        {
-            reload.note_end(status);
-            return true;
-        }
-        self.status_changed = true;
-        if let Some(bell) = self.sessions.bell(child) {
-            self.watch.forget(bell);
-        }
-        self.sessions.end(child, status, reason, self.log);
-        true
-    }
-
-    fn finish(&mut self, how: Finish) {
-        self.listeners.clear();
-        self.reload = None;
-        if let Finish::EndSessions = how {
-            return self.end_sessions();
-        }
-        while !self.sessions.is_empty() {
-            let now = Instant::now();
-            let next = [self.tell_status(now), self.tell_left_out(now)];
-            let next = next.into_iter().flatten().min();
-            if self.sleep_and_reap(next, Reason::InternalError).is_err() {
-                break;
-            }
-            if wait::ENDING.into_iter().any(sys::take_signal) {
-                return self.end_sessions();
-            }
-            if sys::take_signal(Signal::SIGUSR1) {
-                self.sessions.dump(self.log);
-            }
-        }
-    }
-
-    /// Ends every session: when asked once more, at once.
-    fn end_sessions(&mut self) {
-        self.sessions.signal_all(Signal::SIGTERM);
-        let deadline = Instant::now() + GRACE;
-        while !self.sessions.is_empty() && Instant::now() < deadline {
-            let slept = self.sleep_and_reap(Some(deadline), Reason::Terminated);
-            if slept.is_err() || wait::ENDING.into_iter().any(sys::take_signal) {
-                break;
-            }
-        }
-        // Their programs are killed with them, and become our children.
-        let some_start_programs = self.sessions.some_start_programs();
-        self.sessions.signal_all(Signal::SIGKILL);
-        // Nothing survives that for long; who has written its own line is not given another.
-        let deadline = Instant::now() + AT_MOST_EVERY;
-        let is_left = |sessions: &Sessions| {
-            !sessions.is_empty() || some_start_programs && sys::has_children()
-        };
-        while is_left(&self.sessions) && Instant::now() < deadline {
-            if self
-                .sleep_and_reap(Some(deadline), Reason::Terminated)
-                .is_err()
-            {
-                break;
-            }
-        }
-    }
-
-    /// Sleeps until a signal or the deadline comes, and collects the children that have ended.
-    fn sleep_and_reap(&mut self, deadline: Option<Instant>, reason: Reason) -> Result<(), Error> {
-        let deadline = [deadline, self.sweep_at].into_iter().flatten().min();
-        let due = self.watch.sleep(Wanted::SignalsOnly, deadline)?;
-        self.reap_some(due.child_ended, reason);
-        if due.rung {
-            self.answer_some();
-        }
-        Ok(())
     }
 
     /// Logs trouble that may come with every client, but not with every client.
