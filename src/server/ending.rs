@@ -81,13 +81,22 @@ impl Supervisor<'_> {
         }
         while !self.sessions.is_empty() {
             let now = Instant::now();
-            let next = [self.tell_status(now), self.tell_left_out(now)];
+            let ends_at = self.ends_at();
+            if ends_at.is_some_and(|at| at <= now) {
+                self.log.notice("the server's lifetime is over: ending");
+                return self.end_sessions();
+            }
+            let next = [ends_at, self.tell_status(now), self.tell_left_out(now)];
             let next = next.into_iter().flatten().min();
             if self.sleep_and_reap(next, Reason::InternalError).is_err() {
                 break;
             }
             if wait::ENDING.into_iter().any(sys::take_signal) {
                 return self.end_sessions();
+            }
+            if sys::take_signal(Signal::SIGHUP) {
+                // There is nothing left that a configuration could say.
+                self.reopen_log("log files reopened");
             }
             if sys::take_signal(Signal::SIGUSR1) {
                 self.sessions.dump(self.log);

@@ -156,6 +156,11 @@ impl Supervisor<'_> {
         &self.setup.server
     }
 
+    /// When the server's lifetime is over, if it is to be.
+    fn ends_at(&self) -> Option<Instant> {
+        self.server().lifetime.map(|time| self.began + time)
+    }
+
     /// Prepares the listeners from this one on.
     fn prepare_listeners(&self, first: usize) -> Result<(), Error> {
         let all_forward = self.setup.services.all_forward();
@@ -198,7 +203,7 @@ impl Supervisor<'_> {
                 .until_idle
                 .filter(|_| self.sessions.is_empty())
                 .map(|time| self.sessions.last_change() + time);
-            let ends_at = self.server().lifetime.map(|time| self.began + time);
+            let ends_at = self.ends_at();
             if idle_at.is_some_and(|at| at <= now) {
                 self.log.info("idle: ending");
                 return Ok(Finish::AwaitSessions);

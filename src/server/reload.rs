@@ -185,6 +185,13 @@ impl Supervisor<'_> {
                 "the configuration stays as it was; log files reopened"
             }
         };
+        self.reopen_log(done);
+        self.notifier.ready();
+        self.status_changed = true;
+    }
+
+    /// Opens the log anew, and says there what has been done.
+    pub(super) fn reopen_log(&mut self, done: &str) {
         match (self.again.log)(&self.setup) {
             Ok(log) => {
                 *self.log = log;
@@ -193,8 +200,6 @@ impl Supervisor<'_> {
             // The old file may have been moved away: not to be said there alone.
             Err(error) => self.log.fatal(&error.about("the log stays where it was")),
         }
-        self.notifier.ready();
-        self.status_changed = true;
     }
 
     fn apply(&mut self, setup: Setup) {

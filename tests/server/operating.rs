@@ -63,8 +63,9 @@ fn sigquit_closes_the_listener_and_ends_the_server_after_its_last_session() {
         .log
         .wait_for("asked to end when the 1 live have ended");
     assert!(is_refused(proxy.address.port()));
-    // It still answers, and SIGHUP does it no harm.
+    // It still answers, and opens its log anew.
     proxy.process.signal(Signal::SIGHUP);
+    proxy.process.log.wait_for("log files reopened");
     proxy.process.signal(Signal::SIGUSR1);
     proxy
         .process
@@ -95,6 +96,18 @@ fn sigterm_ends_a_server_that_waits_for_its_sessions() {
     proxy.process.signal(Signal::SIGQUIT);
     proxy.process.log.wait_for("asked to end when");
     assert_sigterm_ends(proxy, &client);
+}
+
+#[test]
+fn the_lifetime_of_a_server_that_waits_for_its_sessions_goes_on() {
+    let mut proxy = Standalone::start(&["--lifetime", "2", &echo().to_string()]);
+    let client = proxy.connect();
+    assert_echoes(&client);
+    proxy.process.signal(Signal::SIGQUIT);
+    proxy.process.log.wait_for("asked to end when");
+    proxy.process.log.wait_for("the server's lifetime is over");
+    assert_eq!(field(&proxy.closed(), "reason"), "terminated");
+    assert_eq!(proxy.process.status().code(), Some(0));
 }
 
 #[test]
