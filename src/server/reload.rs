@@ -18,7 +18,7 @@ use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::prctl::set_pdeathsig;
 use nix::sys::resource::{RLIM_INFINITY, Resource, getrlimit, setrlimit};
 use nix::sys::signal::{Signal, kill, killpg};
-use nix::unistd::{Pid, getppid, setpgid};
+use nix::unistd::{Pid, dup2_stderr, getppid, setpgid};
 
 use super::{Supervisor, WATCHED, sessions};
 use crate::config::file::{Disk, Files, Record, Recorded};
@@ -240,6 +240,9 @@ fn prepare_child(parent: Pid) -> io::Result<()> {
         // It has ended before the kernel knew that we are to end with it.
         return Err(Errno::ESRCH.into());
     }
+    // What Rust's library says when there is no memory is no line of ours; the server says it.
+    let silence = File::options().write(true).open("/dev/null")?;
+    dup2_stderr(&silence)?;
     // Where it cannot be written to, the kernel chooses as it likes.
     let _ = fs::write("/proc/self/oom_score_adj", "1000");
     setrlimit(Resource::RLIMIT_CORE, 0, 0)?;

@@ -285,6 +285,10 @@ fn a_file_that_needs_more_memory_than_there_is_does_not_end_the_server() {
         server.log.wait_for_count("]: reloaded", round);
         assert_echoes(&connect(port));
     }
+    // Every line is ours.
+    for line in server.log.all() {
+        assert!(line.starts_with("tcpproxy["), "{line}");
+    }
 }
 
 #[test]
