@@ -88,11 +88,9 @@ fn explain_one(asked: &Explained, service: &Service, text: &mut String) -> bool 
             format!("{} (started as root: {})", Ids::current(), service.ids)
         },
     );
-    let server = brief(
-        service
-            .server_line(asked.port.or(service.port))
-            .as_encoded_bytes(),
-    );
+    let port = asked.port.or(service.port);
+    let server = service.server_line(|upstream| upstream.name(port));
+    let server = brief(server.as_encoded_bytes());
     match service.action {
         Action::Forward(_) => line("upstream", &server),
         Action::Exec(_) => line("handler", &server),

@@ -21,7 +21,7 @@ use crate::sys::user::Ids;
 use crate::terms::endpoint::Endpoint;
 use crate::terms::error::Error;
 use crate::terms::place::Place;
-use crate::upstream::Route;
+use crate::upstream::{Route, Upstream};
 
 /// How clients are served.
 #[derive(Debug)]
@@ -146,17 +146,21 @@ impl Service {
         self.gate.program.is_some() || !self.forwards()
     }
 
-    /// What a client wants to reach, as access programs are told: the upstreams separated by
-    /// blanks, or the handler's command. `port` is the one that the client connected to.
-    pub(crate) fn server_line(&self, port: Option<u16>) -> OsString {
+    /// Whether a client may be sent to where it meant to go before it was redirected.
+    pub(crate) fn follows_redirection(&self) -> bool {
+        match &self.action {
+            Action::Forward(forward) => forward.route.follows_redirection(),
+            Action::Exec(_) => false,
+        }
+    }
+
+    /// What a client wants to reach, as access programs are told: the upstreams by their names,
+    /// separated by blanks, or the handler's command.
+    pub(crate) fn server_line(&self, name: impl Fn(&Upstream) -> String) -> OsString {
         match &self.action {
             Action::Exec(program) => program.line(),
             Action::Forward(forward) => {
-                let names = forward
-                    .route
-                    .upstreams
-                    .iter()
-                    .map(|upstream| upstream.name(port));
+                let names = forward.route.upstreams.iter().map(name);
                 names.collect::<Vec<_>>().join(" ").into()
             }
         }

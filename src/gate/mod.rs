@@ -115,12 +115,12 @@ impl Gate {
     pub(crate) fn admit(
         &self,
         Passed { client }: Passed,
-        prepare: impl FnOnce(&Program) -> Command,
+        prepare: impl FnOnce(&Program, &Client) -> Command,
         ends_at: Option<Instant>,
         journal: &Journal,
     ) -> Result<Admitted, Denied> {
         if let Some(access) = &self.program {
-            let command = prepare(&access.program);
+            let command = prepare(&access.program, &client);
             if let Err(denied) = access.ask(&client, command, ends_at, journal) {
                 program::dismiss(&client);
                 return Err(denied);

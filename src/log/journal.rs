@@ -92,7 +92,7 @@ impl<'a> Journal<'a> {
         self.started
     }
 
-    /// Learns who the client is, which a proxy has announced.
+    /// Learns more of the client: who it is, which a proxy has announced, or what it had meant to reach.
     pub(crate) fn identify(&mut self, facts: Facts) {
         self.facts = facts;
     }
@@ -117,6 +117,7 @@ impl<'a> Journal<'a> {
             client,
             via,
             local,
+            original: _,
             name,
         } = &self.facts;
         let via = Via(*via);

@@ -242,6 +242,7 @@ mod tests {
             client: Endpoint::Inet("192.0.2.7:50123".parse().unwrap()),
             via: None,
             local: Endpoint::Inet("[2001:db8::1]:25".parse().unwrap()),
+            original: None,
             name: Some("a\"b.example".to_owned()),
         }
     }

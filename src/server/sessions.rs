@@ -20,6 +20,7 @@ use crate::terms::endpoint::Endpoint;
 use crate::terms::escape::escape_word;
 use crate::terms::facts::{Facts, Via};
 use crate::terms::reason::Reason;
+use crate::upstream::Upstream;
 
 /// A session that is going on in a child process.
 pub(super) struct Session {
@@ -273,7 +274,8 @@ impl Sessions {
         let mut sessions: Vec<&Session> = self.running.values().collect();
         sessions.sort_by_key(|session| session.facts.session);
         for session in sessions {
-            let server = session.service.server_line(session.port);
+            let name = |upstream: &Upstream| upstream.name(session.port);
+            let server = session.service.server_line(name);
             let facts = session.facts();
             log.notice(format_args!(
                 "session {} live: client={}{} local={} server={} age={:.3}s",

@@ -83,6 +83,11 @@ pub(crate) fn serve(
         Ok(entered) => entered,
         Err(status) => return status,
     };
+    if service.follows_redirection() {
+        // Why there is none is said when it is that upstream's turn.
+        let _ = client.original_destination();
+        journal.identify(client.facts());
+    }
     if standing == Standing::Stranger {
         journal.open(None, ids);
         journal.refusal("denied by rule: no accept-proxy rule matches");
@@ -122,9 +127,8 @@ pub(crate) fn serve(
     if wait::is_end_asked_for() {
         return journal.close(Ended::before_action(Reason::Terminated));
     }
-    let port = passed.client().local.port();
-    let prepare = |program: &Program| {
-        let server = service.server_line(port);
+    let prepare = |program: &Program, client: &Client| {
+        let server = service.server_line(|upstream| upstream.name_for(client));
         program.command(&service.environment, journal.facts(), server)
     };
     let admitted = service.gate.admit(passed, prepare, ends_at, &journal);

@@ -1,5 +1,6 @@
 //! A connected client, before anything was decided about it.
 
+use std::cell::OnceCell;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::Path;
@@ -11,6 +12,7 @@ use nix::sys::socket::{
     AddressFamily, SockFlag, SockType, SockaddrStorage, UnixAddr, bind, getsockname, socket,
 };
 
+use super::original::{self, NotRedirected};
 use crate::protocol::proxy::Announced;
 use crate::sys::{self, wait};
 use crate::terms::endpoint::Endpoint;
@@ -27,6 +29,8 @@ pub(crate) struct Client {
     /// The listener that it came through, where that is known: the address that it listens on, which
     /// may be all of this machine's.
     pub(crate) listener: Option<Endpoint>,
+    /// What it meant to reach, once that was asked for.
+    pub(super) original: OnceCell<Result<SocketAddr, NotRedirected>>,
     /// How it got here.
     pub(crate) origin: Origin,
 }
@@ -101,10 +105,29 @@ impl Client {
         }
     }
 
-    /// What it connected to: our own end, or what a proxy has announced.
+    /// What it connected to: where it was redirected from, if somebody has asked for that; our own end, or
+    /// what a proxy has announced.
     pub(crate) fn destination(&self) -> Endpoint {
+        match self.known_original() {
+            Some(original) => Endpoint::Inet(original),
+            None => self.reached(),
+        }
+    }
+
+    /// The same, wherever it was redirected from.
+    fn reached(&self) -> Endpoint {
         self.relayed
             .map_or(self.local, |relayed| relayed.destination)
+    }
+
+    /// What it meant to reach when a rule of the packet filter sent it here. The system is asked once:
+    /// it may have forgotten the answer before the session is over.
+    pub(crate) fn original_destination(&self) -> Result<SocketAddr, NotRedirected> {
+        *self.original.get_or_init(|| original::destination(self))
+    }
+
+    fn known_original(&self) -> Option<SocketAddr> {
+        self.original.get()?.ok()
     }
 
     /// The other end of our socket: its own, or a proxy's.
@@ -129,17 +152,14 @@ impl Client {
             Endpoint::Inet(own) => own.port() == address.port() && own.ip() == canonical,
             Endpoint::Unix => false,
         };
-        // On a transparent listener (ip(7), IP_TRANSPARENT) it may be somebody else's.
-        if is_at(&self.local) && is_of_this_machine(canonical) {
-            return true;
-        }
         match self.listener {
             Some(Endpoint::Inet(listener)) if listener.ip().is_unspecified() => {
                 let reaches = listener.is_ipv6() || canonical.is_ipv4();
                 reaches && listener.port() == address.port() && is_of_this_machine(canonical)
             }
             Some(listener) => is_at(&listener),
-            None => false,
+            // On a transparent listener (ip(7), IP_TRANSPARENT) it may be somebody else's.
+            None => is_at(&self.local) && is_of_this_machine(canonical),
         }
     }
 
@@ -165,13 +185,23 @@ impl Client {
         sys::hops_left(self.socket.as_fd(), from.ip()).ok()
     }
 
+    /// The same for whoever it is and however it came: where we stand in a client's way, as a router
+    /// does, or speak with its address, its packets would have had no more hops either.
+    pub(crate) fn hops_left_as_routed(&self) -> Option<u8> {
+        match self.peer() {
+            Endpoint::Inet(from) => sys::hops_left(self.socket.as_fd(), from.ip()).ok(),
+            Endpoint::Unix => None,
+        }
+    }
+
     /// What is known of it, before its name was asked for.
     pub(crate) fn facts(&self) -> Facts {
         Facts {
             session: self.origin.session(),
             client: self.address,
             via: self.relayed.map(|relayed| relayed.via),
-            local: self.destination(),
+            local: self.reached(),
+            original: self.known_original(),
             name: None,
         }
     }
@@ -179,7 +209,7 @@ impl Client {
 
 /// Whether this is an address of this machine. Only to those can a socket be bound, unless
 /// `ip_nonlocal_bind` (ip(7)) is on: so who cannot be is none, and who can be is looked for.
-fn is_of_this_machine(address: IpAddr) -> bool {
+pub(super) fn is_of_this_machine(address: IpAddr) -> bool {
     if address.is_loopback() || address.is_unspecified() {
         return true;
     }

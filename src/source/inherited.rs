@@ -1,6 +1,7 @@
 //! Sockets that were handed over: by inetd and its kin on descriptor 0, by systemd from
 //! descriptor 3 on (sd_listen_fds(3)).
 
+use std::cell::OnceCell;
 use std::env;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::process;
@@ -156,6 +157,7 @@ fn connection(socket: OwnedFd, address: Endpoint, streams: Streams) -> Result<So
         address,
         local,
         relayed: None,
+        original: OnceCell::new(),
         listener: None,
         origin: Origin::Inherited {
             on_stderr: streams.stderr_is_client,

@@ -1,5 +1,6 @@
 //! Listening sockets: bound to the places that are wanted, and accepted from.
 
+use std::cell::OnceCell;
 use std::collections::{BTreeMap, HashSet};
 use std::mem;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -147,6 +148,7 @@ impl Listener {
             address,
             local: local.unwrap_or(self.local),
             relayed: None,
+            original: OnceCell::new(),
             listener: Some(self.local),
             origin: Origin::Accepted { serial },
         })

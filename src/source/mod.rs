@@ -7,6 +7,7 @@ mod bind;
 mod client;
 mod inherited;
 mod listener;
+mod original;
 mod preface;
 
 use std::time::Duration;
@@ -18,6 +19,7 @@ use crate::terms::error::Error;
 pub(crate) use bind::{Bind, Interface};
 pub(crate) use client::{Client, Ends, Origin};
 pub(crate) use listener::{Listener, something_to_listen_for};
+pub(crate) use original::NotRedirected;
 pub(crate) use preface::{NoHeader, read_header};
 
 /// What there is to serve.

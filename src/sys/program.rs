@@ -127,9 +127,10 @@ fn variables(facts: &Facts) -> impl Iterator<Item = (&'static str, String)> {
     let port = |endpoint: Endpoint| endpoint.port().unwrap_or(0).to_string();
     let address = facts.client.host();
     let name = facts.name.as_ref().unwrap_or(&address).clone();
+    let reached = facts.original.map_or(facts.local, Endpoint::Inet);
     let always = [
-        ("PORT", port(facts.local)),
-        ("INTERFACE", facts.local.host()),
+        ("PORT", port(reached)),
+        ("INTERFACE", reached.host()),
         ("CLIENT", address),
         ("CLIENTNAME", name),
         ("CLIENTPORT", port(facts.client)),

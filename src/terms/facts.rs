@@ -1,6 +1,7 @@
 //! What is known of a session's ends, for whoever speaks of it.
 
 use std::fmt;
+use std::net::SocketAddr;
 
 use super::endpoint::Endpoint;
 
@@ -16,6 +17,9 @@ pub(crate) struct Facts {
     pub(crate) via: Option<Endpoint>,
     /// What the client connected to: our end, or what a proxy has announced.
     pub(crate) local: Endpoint,
+    /// What it had meant to connect to before it was redirected, where the service goes there: what programs
+    /// are told instead.
+    pub(crate) original: Option<SocketAddr>,
     /// The client's name, where it was looked up and leads back to its address.
     pub(crate) name: Option<String>,
 }

@@ -2,6 +2,7 @@
 
 use nix::errno::Errno;
 
+use crate::source::NotRedirected;
 use crate::sys::names::lookup::NoAnswer;
 use crate::sys::vigil::Cut;
 use crate::terms::error::describe;
@@ -51,7 +52,9 @@ impl Failed {
     /// unix-domain socket is not there yet.
     pub(super) fn may_be_starting(&self, upstream: &Upstream) -> bool {
         match upstream {
-            Upstream::Host { .. } => self.errno == Some(Errno::ECONNREFUSED),
+            Upstream::Host { .. } | Upstream::OriginalDestination { .. } => {
+                self.errno == Some(Errno::ECONNREFUSED)
+            }
             Upstream::Unix(_) => {
                 matches!(self.errno, Some(Errno::ECONNREFUSED | Errno::ENOENT))
             }
@@ -65,6 +68,12 @@ impl From<NoAnswer> for Failed {
             NoAnswer::Cut(cut) => Failed::from(cut),
             NoAnswer::Unknown(error) => Failed::new(Reason::NameNotFound, error),
         }
+    }
+}
+
+impl From<NotRedirected> for Failed {
+    fn from(not_redirected: NotRedirected) -> Failed {
+        Failed::new(Reason::ConnectFailed, not_redirected.to_string())
     }
 }
 

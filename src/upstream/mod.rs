@@ -20,6 +20,7 @@ use crate::terms::reason::Reason;
 use failed::Failed;
 pub(crate) use introduction::SendProxy;
 pub(crate) use named::Upstream;
+use named::at_port;
 use race::{Begin, Race, connect_unix, interleaved};
 
 /// Before upstreams that refuse are tried again, where that was asked for.
@@ -74,6 +75,12 @@ enum Round {
 }
 
 impl Route {
+    /// Whether it may lead to where a client meant to go before it was redirected.
+    pub(crate) fn follows_redirection(&self) -> bool {
+        let mut upstreams = self.upstreams.iter();
+        upstreams.any(|upstream| matches!(upstream, Upstream::OriginalDestination { .. }))
+    }
+
     /// Connects to the first upstream that can be reached, for a client. What happens meanwhile is
     /// told to `news`. It all has to be done before the vigil's end: when the client breaks off, there
     /// is nobody left to connect for.
@@ -113,7 +120,6 @@ impl Route {
         vigil: &Vigil,
         news: &mut dyn FnMut(News),
     ) -> Result<Connected, Round> {
-        let default_port = client.local.port();
         let mut maybe_starting = false;
         let mut last = Unreachable {
             reason: Reason::ConnectFailed,
@@ -125,7 +131,7 @@ impl Route {
             let reached = self
                 .reach(upstream, client, attempt.clone(), waiting)
                 .and_then(|socket| self.send_proxy.introduce(client, socket, attempt));
-            let name = upstream.name(default_port);
+            let name = upstream.name_for(client);
             let failed = match reached {
                 Ok(socket) => return Ok(Connected { socket, name }),
                 Err(failed) => failed,
@@ -160,20 +166,17 @@ impl Route {
         mut vigil: Vigil,
         waiting: &mut dyn FnMut(),
     ) -> Result<OwnedFd, Failed> {
-        let (host, port) = match upstream {
+        let (mut addresses, hops_left) = match upstream {
             Upstream::Unix(path) if client.came_through_unix(path) => return Err(oneself()),
             Upstream::Unix(path) => return connect_unix(path, vigil, waiting),
-            Upstream::Host { host, port } => (host, port),
-        };
-        let port = port.or(client.local.port()).ok_or_else(|| {
-            let detail = "no port is given, and the client's connection has none";
-            Failed::new(Reason::ConnectFailed, detail)
-        })?;
-        let mut addresses = match host.parse::<IpAddr>() {
-            Ok(address) => vec![SocketAddr::new(address, port)],
-            Err(_) => {
-                waiting();
-                lookup::addresses(host, port, &mut vigil)?
+            Upstream::Host { host, port } => {
+                let addresses = addresses(host, *port, client, &mut vigil, waiting)?;
+                (addresses, client.hops_left())
+            }
+            // Where rules redirect our own connections, too, they come back.
+            Upstream::OriginalDestination { port } => {
+                let original = client.original_destination()?;
+                (vec![at_port(original, *port)], client.hops_left_as_routed())
             }
         };
         if let Some(source) = self.source {
@@ -187,7 +190,7 @@ impl Route {
         if addresses.is_empty() {
             return Err(oneself());
         }
-        let hop_limit = match client.hops_left() {
+        let hop_limit = match hops_left {
             Some(0 | 1) => {
                 let detail = "the connection has been passed on too often on this machine: \
                               it goes round in a loop, or had a low hop limit from the start";
@@ -201,6 +204,25 @@ impl Route {
         };
         Race::new(interleaved(addresses), begin).run(vigil, waiting)
     }
+}
+
+/// The addresses of a host, at this port or the one that the client connected to.
+fn addresses(
+    host: &str,
+    port: Option<u16>,
+    client: &Client,
+    vigil: &mut Vigil,
+    waiting: &mut dyn FnMut(),
+) -> Result<Vec<SocketAddr>, Failed> {
+    let port = port.or(client.local.port()).ok_or_else(|| {
+        let detail = "no port is given, and the client's connection has none";
+        Failed::new(Reason::ConnectFailed, detail)
+    })?;
+    if let Ok(address) = host.parse::<IpAddr>() {
+        return Ok(vec![SocketAddr::new(address, port)]);
+    }
+    waiting();
+    Ok(lookup::addresses(host, port, vigil)?)
 }
 
 /// An upstream that is where the client came from.

@@ -1,10 +1,11 @@
 //! An upstream as it is written and shown.
 
-use std::net::Ipv6Addr;
+use std::net::{Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 
 use nix::sys::socket::UnixAddr;
 
+use crate::source::Client;
 use crate::sys::names::accounts;
 use crate::terms::escape::brief;
 use crate::terms::value::Complaint;
@@ -20,10 +21,19 @@ pub(crate) enum Upstream {
         port: Option<u16>,
     },
     Unix(PathBuf),
+    /// Where the client meant to go, if it was redirected.
+    OriginalDestination {
+        /// Another port at that address, 1 to 65535.
+        port: Option<u16>,
+    },
 }
 
+/// What the client's original destination is called.
+const ORIGINAL_DESTINATION: &str = "original-dst";
+
 impl Upstream {
-    /// Parses `host`, `host:port`, `[v6]:port`, a bare IPv6 address or `unix:/path`.
+    /// Parses `host`, `host:port`, `[v6]:port`, a bare IPv6 address, `unix:/path`, or `original-dst` with a
+    /// port or without.
     pub(crate) fn parse(text: &str) -> Result<Upstream, Complaint> {
         if let Some(path) = text.strip_prefix("unix:") {
             return match UnixAddr::new(path) {
@@ -67,9 +77,13 @@ impl Upstream {
                 brief(text)
             ));
         }
+        let port = port.map(accounts::port).transpose()?;
+        if host == ORIGINAL_DESTINATION {
+            return Ok(Upstream::OriginalDestination { port });
+        }
         Ok(Upstream::Host {
             host: host.to_owned(),
-            port: port.map(accounts::port).transpose()?,
+            port,
         })
     }
 
@@ -82,8 +96,31 @@ impl Upstream {
                 (None, _) => host.clone(),
             },
             Upstream::Unix(path) => format!("unix:{}", path.display()),
+            Upstream::OriginalDestination { port: Some(port) } => {
+                format!("{ORIGINAL_DESTINATION}:{port}")
+            }
+            Upstream::OriginalDestination { port: None } => ORIGINAL_DESTINATION.to_owned(),
         }
     }
+
+    /// The same for a client, with the address that it meant to reach.
+    pub(crate) fn name_for(&self, client: &Client) -> String {
+        match self {
+            Upstream::OriginalDestination { port } => match client.original_destination() {
+                Ok(original) => at_port(original, *port).to_string(),
+                Err(_) => self.name(None),
+            },
+            Upstream::Host { .. } | Upstream::Unix(_) => self.name(client.local.port()),
+        }
+    }
+}
+
+/// An address with another port, if there is to be one.
+pub(super) fn at_port(mut address: SocketAddr, port: Option<u16>) -> SocketAddr {
+    if let Some(port) = port {
+        address.set_port(port);
+    }
+    address
 }
 
 /// Whether text is an IPv6 address, with a zone (`%eth0`) or without.
@@ -119,6 +156,9 @@ mod tests {
             Upstream::parse("unix:/a b"),
             Ok(Upstream::Unix("/a b".into()))
         );
+        let original = |port| Ok(Upstream::OriginalDestination { port });
+        assert_eq!(Upstream::parse("original-dst"), original(None));
+        assert_eq!(Upstream::parse("original-dst:80"), original(Some(80)));
         let long = format!("unix:/{}", "x".repeat(200));
         for text in [
             "",
@@ -132,6 +172,8 @@ mod tests {
             "[::1]25",
             "unix:",
             "unix:relative",
+            "original-dst:",
+            "original-dst:0",
             "a b:25",
             "host:25:26",
             "ho/st",
@@ -148,5 +190,7 @@ mod tests {
         assert_eq!(name("host:26", Some(25)), "host:26");
         assert_eq!(name("::1", Some(25)), "[::1]:25");
         assert_eq!(name("unix:/s", Some(25)), "unix:/s");
+        assert_eq!(name("original-dst", Some(25)), "original-dst");
+        assert_eq!(name("original-dst:26", Some(25)), "original-dst:26");
     }
 }

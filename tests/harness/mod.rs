@@ -17,6 +17,7 @@
 //! | `super_server` | inetd, xinetd, tcpserver, systemd-socket-activate: the real ones |
 //! | `processes` | what can be seen of a process from outside: children, descriptors, time, memory |
 //! | `namespaces` | a network, mounts, a /dev and a system log of the test's own |
+//! | `gateway` | a network of three machines: a client's, a gateway that is the test's own, a server's |
 //! | `name_server` | names and a DNS of the test's own |
 //! | `terminal` | a terminal, and processes that have it |
 //! | `machine` | what is needed of the machine: root, descriptors, and programs |
@@ -38,6 +39,7 @@
 pub mod access_log;
 pub mod clients;
 pub mod config_file;
+pub mod gateway;
 mod machine;
 pub mod name_server;
 pub mod namespaces;

@@ -127,9 +127,9 @@ pub fn usage() -> String {
         "usage: tcpproxy [options] [server]\n\
          \n\
          Forwards the connection it is handed (by inetd or systemd, or with -b by its own\n\
-         listener) to server: host[:port], [v6]:port or unix:/path; or, if server begins\n\
-         with / or ., starts that program for it. Without server, /etc/tcpproxy.conf says\n\
-         what is served.\n\
+         listener) to server: host[:port], [v6]:port, unix:/path or original-dst[:port];\n\
+         or, if server begins with / or ., starts that program for it. Without server,\n\
+         /etc/tcpproxy.conf says what is served.\n\
          \n",
     );
     for setting in SETTINGS {
