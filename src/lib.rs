@@ -117,7 +117,7 @@ fn run(line: &CommandLine, streams: Streams, log: &mut Log) -> Result<Status, Er
         setup.prepare()?;
         server::watch_signals()
     };
-    match source::find(plan.listening, &plan.binds, prepare, streams, log)? {
+    match source::find(plan.listening, &plan.places, prepare, streams, log)? {
         Source::Connection(client) => serve_one(client, &setup, log),
         Source::Gone => Ok(log::note_gone(log)),
         Source::Listeners(listeners) => {
@@ -145,7 +145,7 @@ fn serve_one(client: Client, setup: &Setup, log: &Log) -> Result<Status, Error> 
     // What a server is told by these is not for those that serve one client.
     let deaf_to = [Signal::SIGHUP, Signal::SIGQUIT, Signal::SIGUSR1];
     sys::watch_signals(&wait::ENDING, &deaf_to).map_err(|errno| Error::system("signals", errno))?;
-    let found = setup.services.find(&client.local).and_then(|found| {
+    let found = setup.services.find_for(&client).and_then(|found| {
         let line = || format!("no service is configured for {}", client.local);
         found.ok_or_else(|| Error::config(line()))
     });

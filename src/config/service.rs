@@ -15,7 +15,7 @@ use crate::config::settings::{Written, default};
 use crate::config::{Destination, Entry};
 use crate::gate::{AccessProgram, Gate, Limits, Proxies};
 use crate::relay;
-use crate::source::{Bind, Interface};
+use crate::source::{Bind, Client, Interface, ListenAt};
 use crate::sys::program::{Environment, Program};
 use crate::sys::user::Ids;
 use crate::terms::endpoint::Endpoint;
@@ -46,6 +46,8 @@ pub(crate) struct Service {
     pub(crate) chosen: (Option<Uid>, Option<Gid>),
     /// What programs find in their environment.
     pub(crate) environment: Environment,
+    /// Whether its listeners also take connections that were made to others.
+    pub(crate) transparent: bool,
     /// How long a session may last.
     pub(crate) max_duration: Option<Duration>,
     /// The name under which its sessions are logged, if it has its own.
@@ -132,6 +134,7 @@ impl Service {
                     .unwrap_or_else(|| default::ENV_PREFIX.to_owned()),
                 clear: written.clear_env.unwrap_or(false),
             },
+            transparent: written.transparent.unwrap_or(false),
             max_duration: written.max_duration.flatten(),
             log_name: written.log_name,
         })
@@ -234,12 +237,16 @@ impl Services {
     }
 
     /// The places to listen at.
-    pub(crate) fn binds(&self) -> Vec<Bind> {
+    pub(crate) fn places(&self) -> Vec<ListenAt> {
         match self {
             Services::One(_) => Vec::new(),
             Services::ByPlace(places) => {
                 let placed = places.placed.iter();
-                placed.map(|placed| placed.bind.clone()).collect()
+                let at = |placed: &Placed| ListenAt {
+                    bind: placed.bind.clone(),
+                    transparent: placed.service.transparent,
+                };
+                placed.map(at).collect()
             }
         }
     }
@@ -308,6 +315,22 @@ impl Services {
             }
         }
         Ok(reached)
+    }
+
+    /// The service for a client, by its own socket's address. What was made to others and came through a
+    /// transparent listener has their ports and perhaps their addresses: it is looked for at the listener's
+    /// port, and then at the listener's address.
+    pub(crate) fn find_for(&self, client: &Client) -> Result<Option<&Rc<Service>>, Error> {
+        let (Some(Endpoint::Inet(listener)), Endpoint::Inet(local)) =
+            (client.listener, client.local)
+        else {
+            return self.find(&client.local);
+        };
+        let at_port = Endpoint::Inet((local.ip(), listener.port()).into());
+        match self.find(&at_port)? {
+            Some(service) => Ok(Some(service)),
+            None => self.find(&Endpoint::Inet(listener)),
+        }
     }
 
     /// The service for a client that has connected here: the narrower one wins. An interface's

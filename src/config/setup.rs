@@ -12,7 +12,7 @@ use crate::config::settings::Overflow;
 use crate::config::settings::{Written, default};
 use crate::config::{Config, Entry};
 use crate::log;
-use crate::source::{Bind, Listening};
+use crate::source::{Bind, ListenAt, Listening};
 use crate::terms::error::Error;
 use crate::terms::place::Place;
 
@@ -31,7 +31,7 @@ pub(crate) struct ServerPlan {
     /// Whether to listen.
     pub(crate) listening: Listening,
     /// Where to listen.
-    pub(crate) binds: Vec<Bind>,
+    pub(crate) places: Vec<ListenAt>,
     /// What was written about the log.
     pub(crate) log: log::Plan,
     /// The pid file, if there is to be one.
@@ -90,16 +90,22 @@ impl Setup {
             Some(file) => line.written.clone().within(&file.defaults),
             None => line.written.clone(),
         };
-        let (services, binds) = match &line.destination {
+        let (services, places) = match &line.destination {
             Some(destination) => {
                 let service = Service::new(None, effective.clone(), destination.clone())?;
-                (Services::One(Rc::new(service)), line.written.binds.clone())
+                let transparent = service.transparent;
+                let at = |bind: &Bind| ListenAt {
+                    bind: bind.clone(),
+                    transparent,
+                };
+                let places = line.written.binds.iter().map(at).collect();
+                (Services::One(Rc::new(service)), places)
             }
             None => {
                 let entries = config.map_or_else(Vec::new, |file| file.services);
                 let services = Services::of(entries, &effective)?;
-                let binds = services.binds();
-                (services, binds)
+                let places = services.places();
+                (services, places)
             }
         };
         let asked = line.written.standalone == Some(true) || !line.written.binds.is_empty();
@@ -110,13 +116,13 @@ impl Setup {
             (None, Some(false)) => Listening::Never,
             (None, None) => Listening::Otherwise,
         };
-        if asked && binds.is_empty() && line.destination.is_some() {
+        if asked && places.is_empty() && line.destination.is_some() {
             return Err(Unusable::Error(Error::usage(
                 "option -s/--standalone: needs -b [interface:]port to say where to listen",
             )));
         }
         Ok(Setup {
-            server: ServerPlan::new(from_file, listening, binds, effective),
+            server: ServerPlan::new(from_file, listening, places, effective),
             services,
         })
     }
@@ -128,8 +134,8 @@ impl Setup {
     /// and port.
     pub(crate) fn prepare(&self) -> Result<(), Error> {
         if let Services::One(_) = self.services {
-            for bind in &self.server.binds {
-                let found = bind.interface.addresses();
+            for place in &self.server.places {
+                let found = place.bind.interface.addresses();
                 found.map_err(|error| error.about("option -b/--bind"))?;
             }
         }
@@ -145,13 +151,13 @@ impl ServerPlan {
     fn new(
         from_file: bool,
         listening: Listening,
-        binds: Vec<Bind>,
+        places: Vec<ListenAt>,
         effective: Written,
     ) -> ServerPlan {
         ServerPlan {
             from_file,
             listening,
-            binds,
+            places,
             log: log::Plan {
                 name: effective.log_name,
                 level: effective.log_level.unwrap_or_default(),

@@ -105,7 +105,7 @@ impl Supervisor<'_> {
         let found = self
             .setup
             .services
-            .find(&client.local)
+            .find_for(&client)
             .map(|service| service.cloned());
         let service = match found {
             Ok(Some(service)) => service,

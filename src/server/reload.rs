@@ -129,7 +129,7 @@ impl Supervisor<'_> {
     fn make(&self, files: &dyn Files) -> Result<Setup, Error> {
         let setup = (self.again.setup)(files)?;
         if self.own_listeners {
-            source::something_to_listen_for(&setup.server.binds)?;
+            source::something_to_listen_for(&setup.server.places)?;
         }
         setup.prepare()?;
         Ok(setup)
@@ -212,8 +212,8 @@ impl Supervisor<'_> {
         self.sessions.count_all_told();
         let mut unprepared = self.listeners.len();
         if self.own_listeners {
-            let binds = &self.setup.server.binds;
-            unprepared = Listener::rebind(&mut self.listeners, binds, self.log, |listener| {
+            let places = &self.setup.server.places;
+            unprepared = Listener::rebind(&mut self.listeners, places, self.log, |listener| {
                 self.watch.remove(listener);
             });
             if let Err(error) = self.watch_listeners(unprepared) {

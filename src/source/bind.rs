@@ -20,6 +20,15 @@ pub(crate) struct Bind {
     pub(crate) port: u16,
 }
 
+/// A listener that is to be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct ListenAt {
+    pub(crate) bind: Bind,
+    /// Whether it also takes connections that were made to others, which the packet filter gives it (ip(7),
+    /// `IP_TRANSPARENT`).
+    pub(crate) transparent: bool,
+}
+
 /// The local side that a listener is for.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) enum Interface {

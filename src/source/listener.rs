@@ -7,13 +7,13 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 use nix::errno::Errno;
-use nix::sys::socket::sockopt::{Ipv6V6Only, ReuseAddr};
+use nix::sys::socket::sockopt::{IpTransparent, Ipv6V6Only, ReuseAddr};
 use nix::sys::socket::{
     AddressFamily, Backlog, SockFlag, SockType, SockaddrStorage, bind, listen as start_listening,
     setsockopt, socket,
 };
 
-use super::{Bind, Client, Interface, Origin};
+use super::{Bind, Client, Interface, ListenAt, Origin};
 use crate::log::Log;
 use crate::sys;
 use crate::terms::endpoint::Endpoint;
@@ -35,24 +35,46 @@ pub(super) struct Planned {
     v6_only: bool,
     /// Whether 0.0.0.0 will do on a machine without IPv6.
     or_v4: bool,
+    /// Whether it takes connections that were made to others.
+    transparent: bool,
+}
+
+/// A place where somebody wants a listener.
+struct Wanted {
+    interface: Interface,
+    address: SocketAddr,
+    transparent: bool,
 }
 
 /// Which sockets serve these addresses and ports: one wildcard where a port is for any
 /// interface, each address once otherwise.
-fn plan(wanted: &[(Interface, SocketAddr)]) -> Vec<Planned> {
+fn plan(wanted: &[Wanted]) -> Vec<Planned> {
     let mut ports_for_any = HashSet::new();
     let mut ports_with_v4 = HashSet::new();
-    for (interface, address) in wanted.iter().filter(|(_, address)| address.port() != 0) {
-        if *interface == Interface::Any {
-            ports_for_any.insert(address.port());
+    let mut transparent_ports = HashSet::new();
+    let mut transparent_places = HashSet::new();
+    let with_port = wanted.iter().filter(|wanted| wanted.address.port() != 0);
+    for wanted in with_port {
+        let port = wanted.address.port();
+        if wanted.interface == Interface::Any {
+            ports_for_any.insert(port);
         }
-        if address.is_ipv4() {
-            ports_with_v4.insert(address.port());
+        if wanted.address.is_ipv4() {
+            ports_with_v4.insert(port);
+        }
+        if wanted.transparent {
+            transparent_ports.insert(port);
+            transparent_places.insert(wanted.address);
         }
     }
     let mut seen = HashSet::new();
     let mut planned = Vec::new();
-    for &(ref interface, address) in wanted {
+    for &Wanted {
+        ref interface,
+        address,
+        transparent,
+    } in wanted
+    {
         let port = address.port();
         let is_any = *interface == Interface::Any;
         let covered = !is_any && ports_for_any.contains(&port);
@@ -63,6 +85,10 @@ fn plan(wanted: &[(Interface, SocketAddr)]) -> Vec<Planned> {
             address,
             v6_only: !is_any && address.is_ipv6() && ports_with_v4.contains(&port),
             or_v4: is_any,
+            // One socket may be for several services.
+            transparent: transparent
+                || is_any && transparent_ports.contains(&port)
+                || transparent_places.contains(&address),
         });
     }
     planned
@@ -70,17 +96,22 @@ fn plan(wanted: &[(Interface, SocketAddr)]) -> Vec<Planned> {
 
 /// The sockets that these places stand for. With each goes whether it may be missing: a name has
 /// addresses of both families, the machine perhaps only one.
-fn planned(binds: &[Bind]) -> Result<Vec<(Planned, bool)>, Error> {
+fn planned(places: &[ListenAt]) -> Result<Vec<(Planned, bool)>, Error> {
     let mut wanted = Vec::new();
     let mut optional = HashSet::new();
-    for Bind { interface, port } in binds {
+    for ListenAt { bind, transparent } in places {
+        let Bind { interface, port } = bind;
         // Those of a file have been resolved before, and complained about with their place.
         let places = interface.places(*port);
         let places = places.map_err(|error| error.about("option -b/--bind"))?;
         if places.len() > 1 {
             optional.extend(places.iter().map(SocketAddr::ip));
         }
-        wanted.extend(places.into_iter().map(|place| (interface.clone(), place)));
+        wanted.extend(places.into_iter().map(|address| Wanted {
+            interface: interface.clone(),
+            address,
+            transparent: *transparent,
+        }));
     }
     let places = plan(&wanted).into_iter();
     Ok(places
@@ -89,8 +120,8 @@ fn planned(binds: &[Bind]) -> Result<Vec<(Planned, bool)>, Error> {
 }
 
 /// Fails if there is no place to listen at: the configuration file has defaults only.
-pub(crate) fn something_to_listen_for(binds: &[Bind]) -> Result<(), Error> {
-    if binds.is_empty() {
+pub(crate) fn something_to_listen_for(places: &[ListenAt]) -> Result<(), Error> {
+    if places.is_empty() {
         return Err(Error::config(
             "the configuration has no service to listen for: write port, and server or exec",
         ));
@@ -99,10 +130,10 @@ pub(crate) fn something_to_listen_for(binds: &[Bind]) -> Result<(), Error> {
 }
 
 /// Binds everything and listens.
-pub(super) fn listen(binds: &[Bind], log: &Log) -> Result<Vec<Listener>, Error> {
-    something_to_listen_for(binds)?;
+pub(super) fn listen(places: &[ListenAt], log: &Log) -> Result<Vec<Listener>, Error> {
+    something_to_listen_for(places)?;
     let mut listeners = Vec::new();
-    for (place, may_be_missing) in planned(binds)? {
+    for (place, may_be_missing) in planned(places)? {
         match listen_on(place) {
             Ok(listener) => {
                 log.notice(format_args!("listening on {}", listener.local));
@@ -128,7 +159,16 @@ pub(super) fn listen(binds: &[Bind], log: &Log) -> Result<Vec<Listener>, Error> 
 }
 
 fn cannot_listen(place: Planned, errno: Errno) -> Error {
-    Error::system(format_args!("cannot listen on {}", place.address), errno)
+    let address = place.address;
+    let error = Error::system(format_args!("cannot listen on {address}"), errno);
+    if place.transparent && errno == Errno::EPERM {
+        // Who may not bind to a port has EACCES.
+        return Error::new(
+            error.status(),
+            format!("{error}: transparent needs CAP_NET_ADMIN"),
+        );
+    }
+    error
 }
 
 impl Listener {
@@ -158,7 +198,7 @@ impl Listener {
     /// over may be transparent (ip(7), `IP_TRANSPARENT`), and then clients had connected elsewhere.
     fn is_for_one_address(&self) -> bool {
         self.planned
-            .is_some_and(|place| !place.address.ip().is_unspecified())
+            .is_some_and(|place| !place.address.ip().is_unspecified() && !place.transparent)
     }
 
     /// Brings listeners in line with the places that are wanted now. Those that stay are not
@@ -166,11 +206,11 @@ impl Listener {
     /// are. Of each of the others `closes` is told before. What cannot be bound is reported.
     pub(crate) fn rebind(
         listeners: &mut Vec<Listener>,
-        binds: &[Bind],
+        places: &[ListenAt],
         log: &Log,
         closes: impl Fn(&Listener),
     ) -> usize {
-        let planned = match planned(binds) {
+        let planned = match planned(places) {
             Ok(planned) => planned,
             Err(error) => {
                 log.error(format_args!("the listeners stay as they are: {error}"));
@@ -258,6 +298,10 @@ fn bind_to(place: Planned) -> nix::Result<OwnedFd> {
     if place.address.is_ipv6() {
         setsockopt(&socket, Ipv6V6Only, &place.v6_only)?;
     }
+    if place.transparent {
+        // For IPv6 as well, and before bind(2), as the address may be somebody else's.
+        setsockopt(&socket, IpTransparent, &true)?;
+    }
     bind(socket.as_raw_fd(), &SockaddrStorage::from(place.address))?;
     Ok(socket)
 }
@@ -272,9 +316,11 @@ mod tests {
             .map(|text| Bind::parse(text).unwrap())
             .flat_map(|Bind { interface, port }| {
                 let places = interface.places(port).unwrap();
-                places
-                    .into_iter()
-                    .map(move |place| (interface.clone(), place))
+                places.into_iter().map(move |address| Wanted {
+                    interface: interface.clone(),
+                    address,
+                    transparent: false,
+                })
             })
             .collect();
         plan(&wanted)
@@ -304,12 +350,40 @@ mod tests {
     }
 
     #[test]
+    fn a_socket_is_transparent_where_one_of_its_services_is() {
+        let wanted = |text: &str, transparent| {
+            let Bind { interface, port } = Bind::parse(text).unwrap();
+            let address = interface.places(port).unwrap()[0];
+            Wanted {
+                interface,
+                address,
+                transparent,
+            }
+        };
+        let planned = plan(&[
+            wanted("25", false),
+            wanted("127.0.0.1:25", true),
+            wanted("26", false),
+            wanted("127.0.0.1:27", true),
+            wanted("127.0.0.2:27", false),
+            wanted("0", false),
+            wanted("0", true),
+        ]);
+        let transparent: Vec<bool> = planned.iter().map(|place| place.transparent).collect();
+        assert_eq!(transparent, [true, false, true, false, false, true]);
+    }
+
+    #[test]
     fn thousands_of_places_are_planned_in_the_time_that_each_takes() {
         let wanted: Vec<_> = (0..40_000_u32)
             .map(|number| {
                 let address = Ipv4Addr::from_bits(0x7f00_0000 + number % 200).into();
                 let port = (number / 200) as u16 + 1;
-                (Interface::Address(address), SocketAddr::new(address, port))
+                Wanted {
+                    interface: Interface::Address(address),
+                    address: SocketAddr::new(address, port),
+                    transparent: false,
+                }
             })
             .collect();
         let started = std::time::Instant::now();

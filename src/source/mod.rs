@@ -16,7 +16,7 @@ use crate::log::Log;
 use crate::sys::streams::Streams;
 use crate::terms::error::Error;
 
-pub(crate) use bind::{Bind, Interface};
+pub(crate) use bind::{Bind, Interface, ListenAt};
 pub(crate) use client::{Client, Ends, Origin};
 pub(crate) use listener::{Listener, something_to_listen_for};
 pub(crate) use original::NotRedirected;
@@ -62,14 +62,14 @@ const INETD_WAIT_IDLE: Duration = Duration::from_secs(60);
 /// clients are accepted is found out by `prepare`.
 pub(crate) fn find(
     listening: Listening,
-    binds: &[Bind],
+    places: &[ListenAt],
     prepare: impl Fn() -> Result<(), Error>,
     streams: Streams,
     log: &Log,
 ) -> Result<Source, Error> {
     let own = || {
         prepare()?;
-        listener::listen(binds, log).map(|sockets| {
+        listener::listen(places, log).map(|sockets| {
             Source::Listeners(Listeners {
                 sockets,
                 own: true,

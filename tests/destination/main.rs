@@ -5,3 +5,4 @@
 mod harness;
 
 mod redirected;
+mod transparent;

@@ -541,6 +541,17 @@ pub const SETTINGS: &[Setting] = &[
         ..SETTING
     },
     Setting {
+        name: "transparent",
+        help: "listen with IP_TRANSPARENT, for clients that the packet filter gives\n\
+               us though they had connected to others",
+        write: |written, given| {
+            written.transparent = Some(value::switch(given.text)?);
+            Ok(())
+        },
+        show: |written| switch(written.transparent.unwrap_or(false)),
+        ..SETTING
+    },
+    Setting {
         name: "source",
         takes: Takes::Value("A"),
         help: "local address for connections to the upstream",

@@ -130,6 +130,8 @@ written! {
     clear_env: bool,
     /// `--write`: the transcript's base name.
     write: PathBuf,
+    /// `--transparent`.
+    transparent: bool,
     /// `--source`.
     source: IpAddr,
     /// `--buffer-size`, in bytes.
