@@ -17,7 +17,7 @@ use crate::gate::{AccessProgram, Gate, Limits, Proxies};
 use crate::relay;
 use crate::source::{Bind, Client, Interface, ListenAt};
 use crate::sys::program::{Environment, Program};
-use crate::sys::user::Ids;
+use crate::sys::user::{Capabilities, Ids};
 use crate::terms::endpoint::Endpoint;
 use crate::terms::error::Error;
 use crate::terms::place::Place;
@@ -147,6 +147,24 @@ impl Service {
     /// Whether a program will be started for a client that the rules let pass.
     pub(crate) fn starts_a_program(&self) -> bool {
         self.gate.program.is_some() || !self.forwards()
+    }
+
+    /// Whether upstreams are to see the client's address.
+    pub(crate) fn connects_as_client(&self) -> bool {
+        match &self.action {
+            Action::Forward(forward) => forward.route.connects_as_client(),
+            Action::Exec(_) => false,
+        }
+    }
+
+    /// What the process of a session has until it is connected.
+    pub(crate) fn capabilities(&self) -> Capabilities {
+        match (self.connects_as_client(), self.transparent) {
+            (true, _) => Capabilities::NetAdmin,
+            // What its listener needs is not for sessions.
+            (false, true) => Capabilities::None,
+            (false, false) => Capabilities::AsStarted,
+        }
     }
 
     /// Whether a client may be sent to where it meant to go before it was redirected.

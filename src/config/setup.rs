@@ -13,6 +13,7 @@ use crate::config::settings::{Written, default};
 use crate::config::{Config, Entry};
 use crate::log;
 use crate::source::{Bind, ListenAt, Listening};
+use crate::sys::user;
 use crate::terms::error::Error;
 use crate::terms::place::Place;
 
@@ -140,6 +141,13 @@ impl Setup {
             }
         }
         self.services.check_addresses()?;
+        let needs = |service: &&Rc<Service>| service.connects_as_client();
+        if let Some(service) = self.services.all().find(needs) {
+            user::check_net_admin().map_err(|error| match service.port {
+                Some(_) => error.about(&service.label),
+                None => error,
+            })?;
+        }
         self.services
             .all()
             .for_each(|service| service.gate.rules.prepare());

@@ -13,7 +13,7 @@ use crate::log::{Ended, Journal};
 use crate::protocol::proxy::{self, Announced, Progress};
 use crate::source::{Client, NoHeader, read_header};
 use crate::sys::errand;
-use crate::sys::user;
+use crate::sys::user::{self, Capabilities};
 use crate::sys::vigil::{Cut, Vigil};
 use crate::terms::error::{Error, Status, describe};
 use crate::terms::escape::brief;
@@ -35,7 +35,11 @@ pub(super) fn read_without_rights(
 ) -> Result<Announced, NoHeader> {
     let reader = |mut tell: File| {
         // What is wrong with the ids is said by the parent, which will have the same trouble.
-        if user::switch_to(service.ids).is_err() {
+        let capabilities = match service.capabilities() {
+            Capabilities::AsStarted => Capabilities::AsStarted,
+            Capabilities::None | Capabilities::NetAdmin => Capabilities::None,
+        };
+        if user::switch_to(service.ids, capabilities).is_err() {
             return Status::NotPermitted as i32;
         }
         errand::end_with_parent();

@@ -22,7 +22,7 @@ use crate::sys;
 use crate::sys::names::lookup;
 use crate::sys::program::Program;
 use crate::sys::sockets;
-use crate::sys::user::{self, Ids};
+use crate::sys::user::{self, Capabilities, Ids};
 use crate::sys::vigil::Vigil;
 use crate::sys::wait;
 use crate::terms::endpoint::Endpoint;
@@ -189,13 +189,19 @@ impl Entering<'_> {
             count_among_processes(&client, service, state_dir, journal)
                 .map_err(|reason| journal.close(Ended::before_action(reason)))?;
         }
-        let ids = user::switch_to(service.ids).map_err(|error| {
+        let capabilities = service.capabilities();
+        // No process with a capability reads what a client has sent.
+        let read_apart = !is_known && capabilities == Capabilities::NetAdmin;
+        let announced =
+            read_apart.then(|| introduction::read_without_rights(&client, service, ends_at));
+        let ids = user::switch_to(service.ids, capabilities).map_err(|error| {
             journal.error(&error);
             journal.close(Ended::before_action(Reason::InternalError));
             error.status()
         })?;
         if !is_known {
-            let announced = introduction::read(&client, service, ends_at);
+            let announced =
+                announced.unwrap_or_else(|| introduction::read(&client, service, ends_at));
             let announced = introduce(announced, &mut client, journal)?;
             if let Counting::BySupervisor(Some(registrar)) = counting
                 && let Err(reason) = registrar.register(&announced)
@@ -271,6 +277,15 @@ fn relay_to(
     };
     let vigil = Vigil::over(client.socket.as_fd(), ends_at);
     let connected = forward.route.connect(&client, vigil, news);
+    if forward.route.connects_as_client()
+        && let Err(errno) = sys::give_up_capabilities()
+    {
+        journal.error(&Error::system(
+            "cannot give up CAP_NET_ADMIN: capset",
+            errno,
+        ));
+        return Ended::before_action(Reason::InternalError);
+    }
     let upstream = match connected {
         Ok(upstream) => upstream,
         Err(unreachable) => {

@@ -126,6 +126,12 @@ impl Client {
         *self.original.get_or_init(|| original::destination(self))
     }
 
+    /// Whether the packet filter has redirected it from this address, and would redirect everything that comes
+    /// from its own port to there.
+    pub(crate) fn was_redirected_from(&self, address: SocketAddr) -> bool {
+        original::was_at(self, address)
+    }
+
     fn known_original(&self) -> Option<SocketAddr> {
         self.original.get()?.ok()
     }

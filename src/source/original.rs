@@ -70,6 +70,16 @@ pub(super) fn destination(client: &Client) -> Result<SocketAddr, NotRedirected> 
     Ok(meant)
 }
 
+/// Whether connection tracking has a client's connection down as one to this address that it has redirected.
+/// It would take another one from the same address and port for the same, and redirect that to us.
+pub(super) fn was_at(client: &Client, address: SocketAddr) -> bool {
+    let Endpoint::Inet(local) = client.local else {
+        return false;
+    };
+    let is_it = |other: SocketAddr| (other.ip(), other.port()) == (address.ip(), address.port());
+    !is_it(local) && tracked(client.socket.as_fd(), &local).is_ok_and(is_it)
+}
+
 /// What connection tracking knows as the destination of a connection whose own end is `local`.
 fn tracked(socket: BorrowedFd, local: &SocketAddr) -> nix::Result<SocketAddr> {
     Ok(match local {

@@ -6,6 +6,7 @@
 mod failed;
 mod introduction;
 mod named;
+mod own_address;
 mod race;
 
 use std::net::{IpAddr, SocketAddr};
@@ -21,6 +22,8 @@ use failed::Failed;
 pub(crate) use introduction::SendProxy;
 pub(crate) use named::Upstream;
 use named::at_port;
+use own_address::Bound;
+pub(crate) use own_address::OwnAddress;
 use race::{Begin, Race, connect_unix, interleaved};
 
 /// Before upstreams that refuse are tried again, where that was asked for.
@@ -36,7 +39,7 @@ pub(crate) struct Route {
     /// How long to go on trying when one refuses: its server may be about to start.
     pub(crate) connect_retry: Duration,
     /// Our own address towards them.
-    pub(crate) source: Option<IpAddr>,
+    pub(crate) source: Option<OwnAddress>,
     /// What is sent to them first.
     pub(crate) send_proxy: SendProxy,
 }
@@ -79,6 +82,11 @@ impl Route {
     pub(crate) fn follows_redirection(&self) -> bool {
         let mut upstreams = self.upstreams.iter();
         upstreams.any(|upstream| matches!(upstream, Upstream::OriginalDestination { .. }))
+    }
+
+    /// Whether upstreams are to see the client's address, for which `CAP_NET_ADMIN` is needed.
+    pub(crate) fn connects_as_client(&self) -> bool {
+        self.source.is_some_and(OwnAddress::is_clients)
     }
 
     /// Connects to the first upstream that can be reached, for a client. What happens meanwhile is
@@ -171,7 +179,13 @@ impl Route {
             Upstream::Unix(path) => return connect_unix(path, vigil, waiting),
             Upstream::Host { host, port } => {
                 let addresses = addresses(host, *port, client, &mut vigil, waiting)?;
-                (addresses, client.hops_left())
+                // Where our own connections come back, they seem to be the client's.
+                let hops_left = if self.connects_as_client() {
+                    client.hops_left_as_routed()
+                } else {
+                    client.hops_left()
+                };
+                (addresses, hops_left)
             }
             // Where rules redirect our own connections, too, they come back.
             Upstream::OriginalDestination { port } => {
@@ -179,10 +193,17 @@ impl Route {
                 (vec![at_port(original, *port)], client.hops_left_as_routed())
             }
         };
-        if let Some(source) = self.source {
+        let source = match self.source {
+            Some(source) => Some(source.towards(&addresses, client)?),
+            None => None,
+        };
+        if let Some(source) = source {
             addresses.retain(|address| address.is_ipv4() == source.is_ipv4());
             if addresses.is_empty() {
-                let detail = "it has no address of the source address's family";
+                let detail = match source {
+                    Bound::Own(_) => "it has no address of the source address's family",
+                    Bound::Foreign(_) => "it has no address of the client's family",
+                };
                 return Err(Failed::new(Reason::ConnectFailed, detail));
             }
         }
@@ -198,10 +219,7 @@ impl Route {
             }
             hops => hops.map(|hops| hops - 1),
         };
-        let begin = Begin {
-            source: self.source,
-            hop_limit,
-        };
+        let begin = Begin { source, hop_limit };
         Race::new(interleaved(addresses), begin).run(vigil, waiting)
     }
 }

@@ -2,20 +2,20 @@
 //! unix-domain socket.
 
 use std::collections::VecDeque;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags};
-use nix::sys::socket::sockopt::IpBindAddressNoPort;
+use nix::sys::socket::sockopt::{IpBindAddressNoPort, IpTransparent, ReuseAddr};
 use nix::sys::socket::{
     AddressFamily, MsgFlags, SockFlag, SockType, SockaddrLike, SockaddrStorage, UnixAddr, bind,
     connect, getpeername, getsockname, recv, setsockopt, socket,
 };
 
-use super::Failed;
+use super::{Bound, Failed, at_port};
 use crate::sys;
 use crate::sys::sockets;
 use crate::sys::vigil::{Cut, Event, Vigil};
@@ -57,8 +57,8 @@ pub(super) struct Race {
 /// What every attempt begins with.
 #[derive(Clone, Copy)]
 pub(super) struct Begin {
-    /// Our own address.
-    pub(super) source: Option<IpAddr>,
+    /// What it comes from, if the kernel is not to choose.
+    pub(super) source: Option<Bound>,
     /// The hop limit, if it is not the system's default.
     pub(super) hop_limit: Option<u8>,
 }
@@ -161,12 +161,32 @@ impl Race {
     }
 
     fn note(&mut self, address: SocketAddr, errno: Errno) {
-        self.last = Failed::at(&format!("connect to {address}"), errno);
+        let from = match self.begin.source {
+            Some(Bound::Foreign(source)) => format!(" from {}", source.ip()),
+            Some(Bound::Own(_)) | None => String::new(),
+        };
+        self.last = Failed::at(&format!("connect to {address}{from}"), errno);
     }
 }
 
 /// A socket that is connecting, and whether it is connected already.
 fn start_connecting(address: SocketAddr, begin: Begin) -> nix::Result<(OwnedFd, bool)> {
+    let Some(Bound::Foreign(source)) = begin.source else {
+        return attempt(address, begin);
+    };
+    match attempt(address, begin) {
+        // The port is taken, be it by the client itself or by a connection to the same upstream that has
+        // ended of late; or it is one of those that are root's.
+        Err(Errno::EADDRINUSE | Errno::EADDRNOTAVAIL | Errno::EACCES) if source.port() != 0 => {
+            let any_port = Bound::Foreign(at_port(source, Some(0)));
+            let source = Some(any_port);
+            attempt(address, Begin { source, ..begin })
+        }
+        attempted => attempted,
+    }
+}
+
+fn attempt(address: SocketAddr, begin: Begin) -> nix::Result<(OwnedFd, bool)> {
     let family = match address {
         SocketAddr::V4(_) => AddressFamily::Inet,
         SocketAddr::V6(_) => AddressFamily::Inet6,
@@ -178,13 +198,24 @@ fn start_connecting(address: SocketAddr, begin: Begin) -> nix::Result<(OwnedFd, 
         // The default will do where it cannot be set.
         let _ = sys::limit_hops(socket.as_fd(), address.ip(), hops);
     }
-    if let Some(source) = begin.source {
-        // The port is chosen at connect, when the kernel knows the whole four-tuple (ip(7)).
-        setsockopt(&socket, IpBindAddressNoPort, &true)?;
-        bind(
-            socket.as_raw_fd(),
-            &SockaddrStorage::from(SocketAddr::new(source, 0)),
-        )?;
+    let source = match begin.source {
+        None => None,
+        Some(Bound::Own(source)) => Some(SocketAddr::new(source, 0)),
+        Some(Bound::Foreign(source)) => {
+            // For IPv6 as well.
+            setsockopt(&socket, IpTransparent, &true)?;
+            Some(source)
+        }
+    };
+    if let Some(source) = source {
+        if source.port() == 0 {
+            // The port is chosen at connect, when the kernel knows the whole four-tuple (ip(7)).
+            setsockopt(&socket, IpBindAddressNoPort, &true)?;
+        } else {
+            // Several attempts may come from one port.
+            setsockopt(&socket, ReuseAddr, &true)?;
+        }
+        bind(socket.as_raw_fd(), &SockaddrStorage::from(source))?;
     }
     match connect(socket.as_raw_fd(), &SockaddrStorage::from(address)) {
         Ok(()) | Err(Errno::EINPROGRESS) => {}

@@ -5,4 +5,5 @@
 mod harness;
 
 mod redirected;
+mod source_client;
 mod transparent;

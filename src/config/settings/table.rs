@@ -1,6 +1,5 @@
 //! The table itself.
 
-use std::net::IpAddr;
 use std::path::PathBuf;
 
 use super::shown::{one, or_never, or_unlimited, path, rules, switch, time, word};
@@ -10,9 +9,8 @@ use crate::gate::{AllowLevels, Others, Rate, Rule};
 use crate::log;
 use crate::source::Bind;
 use crate::sys::names::accounts;
-use crate::terms::escape::brief;
 use crate::terms::value::{self, quote, quote_command};
-use crate::upstream::SendProxy;
+use crate::upstream::{OwnAddress, SendProxy};
 
 /// What every setting begins with.
 const SETTING: Setting = Setting {
@@ -554,11 +552,10 @@ pub const SETTINGS: &[Setting] = &[
     Setting {
         name: "source",
         takes: Takes::Value("A"),
-        help: "local address for connections to the upstream",
+        help: "local address for connections to the upstream; client: the client's\n\
+               own, client:port: from its port too, if that is free",
         write: |written, given| {
-            let address = given.text.parse::<IpAddr>();
-            written.source =
-                Some(address.map_err(|_| format!("'{}' is not an IP address", brief(given.text)))?);
+            written.source = Some(OwnAddress::parse(given.text)?);
             Ok(())
         },
         show: |written| written.source.iter().map(ToString::to_string).collect(),

@@ -1,7 +1,6 @@
 //! What was written about the settings, in one scope: the command line, a file's defaults, or a
 //! service.
 
-use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -12,7 +11,7 @@ use crate::config::settings::Overflow;
 use crate::gate::{AllowLevels, Others, Rate, Rules};
 use crate::log;
 use crate::source::Bind;
-use crate::upstream::SendProxy;
+use crate::upstream::{OwnAddress, SendProxy};
 
 /// A struct of settings that are each written or not, and their inheritance.
 macro_rules! written {
@@ -133,7 +132,7 @@ written! {
     /// `--transparent`.
     transparent: bool,
     /// `--source`.
-    source: IpAddr,
+    source: OwnAddress,
     /// `--buffer-size`, in bytes.
     buffer_size: usize,
 }

@@ -37,7 +37,9 @@ pub(crate) use clock::{LocalTime, learn_utc_offset, local_time};
 pub(crate) use directory::entries;
 pub(crate) use hops::{hops_left, limit_hops};
 pub(crate) use pages::Pages;
-pub(crate) use rights::leave_terminal;
+pub(crate) use rights::{
+    empty_bounding_set, give_up_capabilities, has_net_admin, keep_net_admin_alone, leave_terminal,
+};
 pub(crate) use session::fork_without;
 pub(crate) use shared::shared_numbers;
 pub use words::Words;

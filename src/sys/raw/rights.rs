@@ -58,25 +58,69 @@ struct Capabilities {
     inheritable: u32,
 }
 
+/// Those of a process: the lower half of the 64 bits, and the upper.
+type Sets = [Capabilities; 2];
+
+/// `CAP_NET_ADMIN`, as a bit of the lower half.
+const NET_ADMIN: u32 = 1 << 12;
+
+/// Asks about this process.
+const HEADER: CapabilityHeader = CapabilityHeader {
+    version: CAPABILITY_VERSION,
+    pid: 0,
+};
+
+fn capabilities() -> nix::Result<Sets> {
+    let header = HEADER;
+    let mut held = Sets::default();
+    // SAFETY: both point to what the kernel reads and writes for this version.
+    let done = unsafe { libc::syscall(libc::SYS_capget, &raw const header, held.as_mut_ptr()) };
+    Errno::result(done).map(|_| held)
+}
+
+/// What is not inheritable then is not ambient either (capabilities(7)).
+fn set_capabilities(wanted: &Sets) -> nix::Result<()> {
+    let header = HEADER;
+    // SAFETY: both point to what the kernel reads for this version; nothing is written.
+    let done = unsafe { libc::syscall(libc::SYS_capset, &raw const header, wanted.as_ptr()) };
+    Errno::result(done).map(drop)
+}
+
 /// Gives up every capability, and what of them a program would be handed (capabilities(7)): where
 /// root's were given up with its ids, the inheritable ones are left; and without root a service
 /// manager may have given some (systemd.exec(5), `AmbientCapabilities=`).
-pub(super) fn give_up_capabilities() -> nix::Result<()> {
-    let header = CapabilityHeader {
-        version: CAPABILITY_VERSION,
-        pid: 0,
-    };
-    let mut held = [Capabilities::default(); 2];
-    // SAFETY: both point to what the kernel reads and writes for this version.
-    let done = unsafe { libc::syscall(libc::SYS_capget, &raw const header, held.as_mut_ptr()) };
-    Errno::result(done)?;
-    let none = [Capabilities::default(); 2];
+pub(crate) fn give_up_capabilities() -> nix::Result<()> {
+    let none = Sets::default();
     // Filters of system calls often know capset(2), but do not allow it (systemd's `@privileged`).
-    if held == none {
+    if capabilities()? == none {
         return Ok(());
     }
-    // What is not inheritable is not ambient either.
-    // SAFETY: as above; nothing is written.
-    let done = unsafe { libc::syscall(libc::SYS_capset, &raw const header, none.as_ptr()) };
-    Errno::result(done).map(drop)
+    set_capabilities(&none)
+}
+
+/// Whether this process has `CAP_NET_ADMIN`, or may take it up.
+pub(crate) fn has_net_admin() -> nix::Result<bool> {
+    capabilities().map(|[lower, _]| lower.permitted & NET_ADMIN != 0)
+}
+
+/// Takes up `CAP_NET_ADMIN`, and gives up every other capability. Fails with EPERM where it is missing.
+pub(crate) fn keep_net_admin_alone() -> nix::Result<()> {
+    let lower = Capabilities {
+        effective: NET_ADMIN,
+        permitted: NET_ADMIN,
+        inheritable: 0,
+    };
+    set_capabilities(&[lower, Capabilities::default()])
+}
+
+/// Has no program get a capability that this process and its children start, whatever its file has. A
+/// process without `CAP_SETPCAP` may not do that, and leaves it.
+pub(crate) fn empty_bounding_set() {
+    // Behind the last one that the kernel knows there is none.
+    for capability in 0..64 as libc::c_ulong {
+        // SAFETY: the call takes integers.
+        if unsafe { libc::prctl(libc::PR_CAPBSET_DROP, capability, 0, 0, 0) } != 0 {
+            return;
+        }
+    }
 }
