@@ -31,7 +31,7 @@ impl Numbers {
     }
 }
 
-const OF_SERVICES: [&str; 30] = [
+const OF_SERVICES: [&str; 33] = [
     "timeout 1500ms",
     "timeout 0",
     "half-close-timeout 3",
@@ -61,6 +61,9 @@ const OF_SERVICES: [&str; 30] = [
     "proxy-timeout 500ms",
     "send-proxy v2",
     "source ::1",
+    "source client",
+    "source client:port",
+    "transparent",
     "buffer-size 1m",
 ];
 
@@ -83,7 +86,10 @@ const OPENINGS: [(&str, &str); 6] = [
     ("port 25", "server a b:26 unix:/c"),
     ("interface 127.0.0.1", ""),
     ("interface eth0", "exec /bin/x \"y z\" '' \"it's\""),
-    ("port 26", "server ::1 [::2]:27"),
+    (
+        "port 26",
+        "server ::1 [::2]:27 original-dst original-dst:80",
+    ),
     ("bind [::1]:28", "server fe80::1%eth0\nserver \"unix:/a b\""),
     ("bind lo:29", "exec relative \"a\\\\b\" '\"'"),
 ];

@@ -8,6 +8,7 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::process::Command;
 use std::str;
 
+use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 
 use crate::harness::config_file::Conf;
@@ -20,7 +21,7 @@ use crate::harness::processes::only_child;
 use crate::harness::super_server::SuperServer;
 use crate::harness::upstreams::{BlackHole, Forbidden};
 use crate::harness::{
-    PATIENCE, Running, Said, Scratch, TCPPROXY, end_of, eventually, field, hand_over,
+    PATIENCE, Running, Said, Scratch, TCPPROXY, end_of, eventually, field, free_port, hand_over,
     launched_by as launch, needs_root, patient, read_all, wait_for_line,
 };
 
@@ -334,6 +335,22 @@ fn a_server_that_lacks_the_capability_does_not_start() {
     let said = Said::by(command.arg(conf.path()).args(["--log", "stderr"]));
     let line = said.refused(77)[0];
     assert!(line.contains(": *:8082: "), "{line}");
+}
+
+#[test]
+fn a_reload_that_asks_for_what_a_server_may_not_do_changes_nothing() {
+    needs_root();
+    let text = format!("bind 127.0.0.1:{}\nserver host\n", free_port());
+    let conf = Conf::new(&text);
+    let mut command = Command::new(AS_NOBODY[0]);
+    command.args(&AS_NOBODY[1..]).arg(TCPPROXY).arg("-f");
+    command.arg(conf.path()).args(["--log", "stderr"]);
+    let server = Running::start(&mut command);
+    server.log.wait_for("listening on ");
+    fs::write(conf.path(), format!("{text}source client\n")).unwrap();
+    server.signal(Signal::SIGHUP);
+    let said = server.log.wait_for("not reloaded: ");
+    assert!(said.contains(" needs CAP_NET_ADMIN: "), "{said}");
 }
 
 #[test]

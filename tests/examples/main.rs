@@ -5,3 +5,4 @@ mod harness;
 
 mod files;
 mod systemd_units;
+mod transparent_gateway;

@@ -34,7 +34,7 @@ ip address add 192.0.2.25/32 dev lo
 
 /// Boots a systemd that has the example units, runs a script beside it, and returns what that
 /// says.
-fn under_systemd(script: &str) -> String {
+pub(crate) fn under_systemd(script: &str) -> String {
     needs_root();
     for name in ["nc", "socat", "ss", "systemctl"] {
         tool(name);
@@ -72,7 +72,7 @@ fn under_systemd(script: &str) -> String {
 }
 
 /// The lines that contain a text.
-fn lines<'a>(text: &'a str, part: &str) -> Vec<&'a str> {
+pub(crate) fn lines<'a>(text: &'a str, part: &str) -> Vec<&'a str> {
     text.lines().filter(|line| line.contains(part)).collect()
 }
 
