@@ -21,7 +21,7 @@
 //! | `config` | all that is decided before anybody connects: command line, file, the one table of settings, services; what is printed instead of serving | files, names of interfaces |
 //! | `gate` | who may pass, and who is a proxy: limits and rules (both pure), the access program; counts that processes share | programs, the state directory |
 //! | `upstream` | from a route to a connected socket: names, addresses, attempts (RFC 8305) | sockets |
-//! | `source` | where clients come from: handed over, or accepted by our own listeners; the header in which a proxy says who they are | sockets |
+//! | `source` | where clients come from: handed over, or accepted by our own listeners; the header in which a proxy says who they are; where they had meant to go | sockets |
 //! | `relay` | two directions until their end: buffers, clocks, transcripts; no rights, no names | two descriptors |
 //! | `log` | the only voice: journals of sessions, sinks, levels | syslog, files, standard streams |
 //! | `sys` | the operating system: waiting, ids, programs, streams, names; `sys::raw` alone is unsafe | processes, descriptors, the resolver |

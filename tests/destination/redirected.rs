@@ -208,6 +208,35 @@ fn programs_and_the_upstream_are_told_what_the_client_meant() {
 }
 
 #[test]
+fn what_was_meant_counts_more_than_what_a_proxy_has_announced() {
+    beside_a_service(|ends| {
+        redirect("80", OURS);
+        let scratch = Scratch::new();
+        let program = scratch.script("access", "echo $PROXY_CLIENT $PROXY_INTERFACE $PROXY_PORT");
+        let arguments = [
+            "--accept-proxy",
+            "ANY",
+            "--send-proxy",
+            "v1",
+            "original-dst",
+        ];
+        let arguments = [&["-a", program.to_str().unwrap()], &arguments[..]].concat();
+        let proxy = start(OURS, &arguments);
+        let mut client = ends.client.connect(at(SERVER[0], MEANT));
+        let header = b"PROXY TCP4 203.0.113.7 203.0.113.8 4444 25\r\n";
+        client.write_all(header).unwrap();
+        let mut lines = BufReader::new(&client).lines().map(Result::unwrap);
+        let meant = format!("203.0.113.7 {} {MEANT}", SERVER[0]);
+        assert_eq!(lines.next().unwrap(), meant);
+        lines.next().unwrap();
+        let header = format!("PROXY TCP4 203.0.113.7 {} 4444 {MEANT}", SERVER[0]);
+        assert_eq!(lines.next().unwrap(), header);
+        let opened = proxy.log.wait_for(" opened: client=203.0.113.7:4444 ");
+        assert_eq!(field(&opened, "local"), "203.0.113.8:25");
+    });
+}
+
+#[test]
 fn elsewhere_programs_are_told_what_the_client_has_reached() {
     beside_a_service(|ends| {
         redirect("80", OURS);
