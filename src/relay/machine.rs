@@ -8,6 +8,7 @@ use nix::sys::socket::sockopt::{KeepAlive, TcpNoDelay};
 use nix::sys::socket::{Shutdown, setsockopt, shutdown};
 
 use super::buffer::{Buffer, Failure, Filled};
+use super::direction::{Direction, State};
 use super::readiness::{Interest, Ready};
 use super::{Bounds, Engine, Outcome, Side};
 use crate::sys;
@@ -28,29 +29,6 @@ enum End {
     Broken(Side),
     /// It is given up, for this reason.
     Abandoned(Reason),
-}
-
-/// How far a direction has come.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum State {
-    /// The source may send more.
-    Open,
-    /// The source has ended; the rest is being delivered.
-    Draining,
-    /// Everything was delivered, and the sink was told that it is all.
-    Done,
-    /// The sink is gone: there is nobody to deliver to.
-    Dropped,
-}
-
-/// One way through the relay, so that one side's end of data never cuts the other side short
-/// (half-close, RFC 9293 §3.6.1).
-struct Direction {
-    state: State,
-    buffer: Buffer,
-    /// Since when the sink takes no more, if it does not.
-    blocked: Option<Instant>,
-    delivered: u64,
 }
 
 /// How far a relay has come.

@@ -8,6 +8,7 @@
 
 mod buffer;
 mod course;
+mod direction;
 mod drive;
 mod hunch;
 mod machine;
