@@ -14,7 +14,7 @@ use nix::unistd::{Gid, Uid};
 use crate::config::settings::{Written, default};
 use crate::config::{Destination, Entry};
 use crate::gate::{AccessProgram, Gate, Limits, Proxies};
-use crate::relay;
+use crate::relay::{self, Pacing};
 use crate::source::{Bind, Client, Interface, ListenAt};
 use crate::sys::program::{Environment, Program};
 use crate::sys::user::{Capabilities, Ids};
@@ -68,6 +68,8 @@ pub(crate) struct Forward {
     pub(crate) route: Route,
     /// By what means, and for how long.
     pub(crate) relay: relay::Bounds,
+    /// What its bytes are held back by.
+    pub(crate) pacing: Pacing,
     /// The base name of the transcript, if one is to be written.
     pub(crate) transcript: Option<PathBuf>,
 }
@@ -104,6 +106,10 @@ impl Service {
                     buffer_size: written.buffer_size.unwrap_or(default::BUFFER_SIZE),
                     idle_timeout,
                     half_close_timeout: written.half_close_timeout,
+                },
+                pacing: Pacing {
+                    bandwidth: written.bandwidth.unwrap_or_default(),
+                    delay: written.delay.unwrap_or_default(),
                 },
                 transcript: written.write,
             }),

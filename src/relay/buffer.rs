@@ -113,8 +113,24 @@ impl Buffer {
         self.memory.is_empty() && self.filled_pipe().is_none()
     }
 
-    /// Reads once from a source that does not block; there must be room.
-    pub(super) fn fill(&mut self, source: BorrowedFd, now: Instant) -> Result<Filled, Failure> {
+    /// How many bytes are still to be written to the sink.
+    pub(super) fn held(&self) -> usize {
+        self.filled_pipe()
+            .map_or(self.memory.held(), |pipe| pipe.held())
+    }
+
+    /// Has its room where the next read needs it, although something may be left.
+    pub(super) fn close_up(&mut self) {
+        self.memory.close_up();
+    }
+
+    /// Reads at most so much, once, from a source that does not block; there must be room.
+    pub(super) fn fill(
+        &mut self,
+        source: BorrowedFd,
+        most: usize,
+        now: Instant,
+    ) -> Result<Filled, Failure> {
         let was_empty = self.is_empty();
         if was_empty {
             self.prepare(now).map_err(|_| Failure::Ours)?;
@@ -125,15 +141,16 @@ impl Buffer {
             self.memory.is_empty()
         };
         let filled = match &mut self.pipe {
-            Some(pipe) if splices => match pipe.fill(source)? {
+            Some(pipe) if splices => match pipe.fill(source, most)? {
                 Some(filled) => filled,
-                None => self.fill_beside_pipe(source, now)?,
+                None => self.fill_beside_pipe(source, most, now)?,
             },
-            _ => self.memory.fill(source)?,
+            _ => self.memory.fill(source, most)?,
         };
         let after_empty = std::mem::replace(&mut self.emptied, true);
         if let Filled::Some { count, more } = filled {
-            self.read = was_empty.then_some(Read { count, after_empty });
+            // A read that was not to bring more says nothing of the source.
+            self.read = (was_empty && count < most).then_some(Read { count, after_empty });
             self.moved += count as u64;
             self.emptied = !more;
             if count > SMALL {
@@ -196,23 +213,28 @@ impl Buffer {
     }
 
     /// Copies what the empty pipe does not take: urgent data perhaps.
-    fn fill_beside_pipe(&mut self, source: BorrowedFd, now: Instant) -> Result<Filled, Failure> {
+    fn fill_beside_pipe(
+        &mut self,
+        source: BorrowedFd,
+        most: usize,
+        now: Instant,
+    ) -> Result<Filled, Failure> {
         if self.memory.size() == 0 {
             self.have_memory(SMALL, now).map_err(|_| Failure::Ours)?;
         }
-        let filled = self.memory.fill(source)?;
+        let filled = self.memory.fill(source, most)?;
         if let Filled::Some { .. } = filled {
             self.course.beside_pipe();
         }
         Ok(filled)
     }
 
-    /// Writes once to a sink that does not block. Returns how many bytes it took, 0 if it takes
-    /// none now.
-    pub(super) fn drain(&mut self, sink: BorrowedFd) -> nix::Result<usize> {
+    /// Writes at most so much, once, to a sink that does not block. Returns how many bytes it took, 0 if
+    /// it takes none now.
+    pub(super) fn drain(&mut self, sink: BorrowedFd, most: usize) -> nix::Result<usize> {
         let drained = match &mut self.pipe {
-            Some(pipe) if !pipe.is_empty() => pipe.drain(sink),
-            _ => self.memory.drain(sink),
+            Some(pipe) if !pipe.is_empty() => pipe.drain(sink, most),
+            _ => self.memory.drain(sink, most),
         };
         if !self.is_empty() {
             // What comes next has waited for the sink: that says nothing of the source.

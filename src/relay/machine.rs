@@ -9,6 +9,8 @@ use nix::sys::socket::{Shutdown, setsockopt, shutdown};
 
 use super::buffer::{Buffer, Failure, Filled};
 use super::direction::{Direction, State};
+use super::pace::Pace;
+use super::pacing::Pacing;
 use super::readiness::{Interest, Ready};
 use super::{Bounds, Engine, Outcome, Side};
 use crate::sys;
@@ -54,7 +56,7 @@ pub struct Machine {
     broken: Option<Side>,
     /// These have hung up while nothing was wanted from them. poll(2) would report it for ever.
     hung_up: [bool; 2],
-    /// When a byte last moved, a side ended, or the relay began.
+    /// When a byte last moved, a side ended, what was held back was let go, or the relay began.
     last_activity: Instant,
     ends_at: Option<Instant>,
 }
@@ -76,6 +78,8 @@ pub struct Parked {
     pub sent: u64,
     /// Bytes delivered from the upstream to the client.
     pub received: u64,
+    /// What holds each direction back, by the side that it comes from.
+    pub(super) paces: [Option<Box<Pace>>; 2],
 }
 
 /// How often one direction may read and write before the other gets its turn.
@@ -115,12 +119,7 @@ impl Machine {
         ends_at: Option<Instant>,
         last_activity: Instant,
     ) -> Machine {
-        let direction = || Direction {
-            state: State::Open,
-            buffer: Buffer::new(engine, bounds.buffer_size, last_activity),
-            blocked: None,
-            delivered: 0,
-        };
+        let direction = || Direction::new(Buffer::new(engine, bounds.buffer_size, last_activity));
         Machine {
             sockets,
             directions: [direction(), direction()],
@@ -132,6 +131,22 @@ impl Machine {
             hung_up: [false; 2],
             last_activity,
             ends_at,
+        }
+    }
+
+    /// Holds each direction back from now on as `pacing` says; nothing must have moved yet.
+    // Cold: who asks for nothing of it does not pay for its code.
+    #[cold]
+    pub fn pace(&mut self, pacing: &Pacing, now: Instant) {
+        let paces = Side::BOTH.map(|from| pacing.of(from, now).map(Box::new));
+        self.keep_pace(paces, now);
+    }
+
+    fn keep_pace(&mut self, paces: [Option<Box<Pace>>; 2], now: Instant) {
+        for (direction, pace) in self.directions.iter_mut().zip(paces) {
+            if let Some(pace) = pace {
+                direction.keep_pace(pace, self.engine, self.bounds.buffer_size, now);
+            }
         }
     }
 
@@ -149,6 +164,7 @@ impl Machine {
         }
         let [sent, received] = [Side::Upstream, Side::Client].map(|side| self.delivered_to(side));
         Ok(Parked {
+            paces: self.directions.map(|direction| direction.pace),
             sockets: self.sockets,
             bounds: self.bounds,
             last_activity: self.last_activity,
@@ -169,9 +185,11 @@ impl Machine {
             ended,
             sent,
             received,
+            paces,
         } = parked;
         let engine = Engine::Adaptive;
         let mut machine = Machine::at_rest(sockets, bounds, engine, ends_at, last_activity);
+        machine.keep_pace(paces, last_activity);
         for (direction, delivered) in machine.directions.iter_mut().zip([sent, received]) {
             direction.delivered = delivered;
         }
@@ -238,7 +256,7 @@ impl Machine {
         }
         let (from, to) = (self.from(side), self.to(side));
         let interest = Interest {
-            readable: from.state == State::Open && from.buffer.has_room(),
+            readable: from.is_open_for_more(),
             writable: to.blocked.is_some(),
         };
         // With nothing wanted, a reset is still to be noticed.
@@ -252,8 +270,10 @@ impl Machine {
             Phase::Moving => {
                 let end = self.due().map(|(at, _)| at);
                 let [one, other] = &self.directions;
-                let [one, other] = [one, other].map(|direction| direction.buffer.gives_back_at());
-                [end, one, other].into_iter().flatten().min()
+                let given_back = [one, other].map(|direction| direction.buffer.gives_back_at());
+                let let_go = [one, other].map(|direction| direction.pace.as_ref()?.wakes_at());
+                let due = given_back.into_iter().chain(let_go).chain([end]);
+                due.flatten().min()
             }
             Phase::Resetting { asks_at, .. } => Some(asks_at.min(self.reset_by())),
             Phase::Over(_) => None,
@@ -266,9 +286,11 @@ impl Machine {
             Phase::Moving => match self.due() {
                 Some((at, end)) if at <= now => self.conclude(end, now),
                 _ => {
-                    for direction in &mut self.directions {
-                        direction.buffer.give_back(now);
+                    for from in Side::BOTH {
+                        self.let_go(from, now);
+                        self.directions[from as usize].buffer.give_back(now);
                     }
+                    self.conclude_if_over(now);
                 }
             },
             Phase::Resetting { broken, asks_at } => {
@@ -320,10 +342,32 @@ impl Machine {
             let writable = ready[from.other() as usize].writable;
             self.pump(from, readable, writable, now, &mut tap);
         }
+        self.conclude_if_over(now);
+    }
+
+    fn conclude_if_over(&mut self, now: Instant) {
         if self.phase == Phase::Moving
             && let Some(end) = self.reached_end()
         {
             self.conclude(end, now);
+        }
+    }
+
+    /// Goes on with what a direction was held back with until now.
+    fn let_go(&mut self, from: Side, now: Instant) {
+        let pace = self.directions[from as usize].pace.as_mut();
+        if pace.is_some_and(|pace| pace.let_go(now)) {
+            self.note_activity(now);
+            self.pump(from, false, false, now, &mut None);
+        }
+    }
+
+    /// Has the idle clock begin anew.
+    fn note_activity(&mut self, now: Instant) {
+        // Held back, what a side had sent before it broke off could put the other's reset off for hours.
+        let is_paced = |direction: &Direction| direction.pace.is_some();
+        if self.broken.is_none() || !self.directions.iter().any(is_paced) {
+            self.last_activity = now;
         }
     }
 
@@ -350,7 +394,7 @@ impl Machine {
             if !filled && !drained {
                 return;
             }
-            self.last_activity = now;
+            self.note_activity(now);
             if self.from(from).delivered >= turn_ends {
                 return;
             }
@@ -368,16 +412,18 @@ impl Machine {
     ) -> bool {
         let source = self.sockets[from as usize].as_fd();
         let direction = &mut self.directions[from as usize];
-        if direction.state != State::Open || !direction.buffer.has_room() {
+        let most = direction.may_read_now(now);
+        if most == 0 {
             return false;
         }
         *more = false;
-        match direction.buffer.fill(source, now) {
+        match direction.buffer.fill(source, most, now) {
             Ok(Filled::Some {
                 count,
                 more: likely,
             }) => {
                 *more = likely;
+                direction.has_read(count, now);
                 // Bytes in a pipe cannot be seen.
                 if self.engine == Engine::Copy
                     && let Some(tap) = tap
@@ -405,13 +451,14 @@ impl Machine {
     fn drain(&mut self, from: Side, now: Instant) -> bool {
         let sink = self.sockets[from.other() as usize].as_fd();
         let direction = &mut self.directions[from as usize];
-        if direction.buffer.is_empty() || direction.blocked.is_some() {
+        let offered = direction.may_write(now);
+        if offered == 0 || direction.blocked.is_some() {
             return false;
         }
-        match direction.buffer.drain(sink) {
+        match direction.buffer.drain(sink, offered) {
             Ok(count) => {
-                direction.delivered += count as u64;
-                if !direction.buffer.is_empty() {
+                direction.has_written(count);
+                if count < offered {
                     direction.blocked = Some(now);
                 }
                 count > 0
@@ -442,9 +489,7 @@ impl Machine {
         self.broken.get_or_insert(side);
         self.last_activity = now;
         let towards = &mut self.directions[side.other() as usize];
-        towards.state = State::Dropped;
-        towards.blocked = None;
-        towards.buffer.clear();
+        towards.drop_rest();
     }
 
     /// How the relay comes to its end, if nothing is left to be moved.
@@ -463,7 +508,9 @@ impl Machine {
 
     /// When the relay comes to its end if nothing happens, and how.
     fn due(&self) -> Option<(Instant, End)> {
-        let after = |timeout: Duration, end| (self.last_activity + timeout, end);
+        let held = |pace: &Pace| pace.holds_until();
+        let idle_since = self.held_until(held);
+        let after = |timeout: Duration, end| (idle_since + timeout, end);
         let quiet = match self.broken {
             Some(side) => Some((self.reset_by(), End::Broken(side))),
             None => match self.bounds.half_close_timeout {
@@ -487,7 +534,15 @@ impl Machine {
 
     /// When what a broken side had sent must have been delivered.
     fn reset_by(&self) -> Instant {
-        self.last_activity + RESET_GRACE
+        let delayed = |pace: &Pace| pace.delays_until();
+        self.held_until(delayed) + RESET_GRACE
+    }
+
+    /// When something last happened, or the last of what is held back until then will be let go.
+    fn held_until(&self, until: impl Fn(&Pace) -> Option<Instant>) -> Instant {
+        let directions = self.directions.iter();
+        let held = directions.filter_map(|direction| until(direction.pace.as_ref()?));
+        held.fold(self.last_activity, Instant::max)
     }
 
     fn conclude(&mut self, end: End, now: Instant) {

@@ -32,15 +32,25 @@ impl Memory {
         self.start == self.end
     }
 
+    pub(super) fn held(&self) -> usize {
+        self.end - self.start
+    }
+
+    /// Has all its room behind what it holds.
+    pub(super) fn close_up(&mut self) {
+        self.bytes.copy_within(self.start..self.end, 0);
+        (self.start, self.end) = (0, self.held());
+    }
+
     /// How many more bytes it takes at once.
     pub(super) fn room(&self) -> usize {
         self.bytes.len() - self.end
     }
 
-    /// Reads once, if that need not wait; there must be room.
-    pub(super) fn fill(&mut self, source: BorrowedFd) -> nix::Result<Filled> {
-        let room = self.room();
-        let bytes = &mut self.bytes[self.end..];
+    /// Reads at most so much, once, if that need not wait; there must be room.
+    pub(super) fn fill(&mut self, source: BorrowedFd, most: usize) -> nix::Result<Filled> {
+        let room = self.room().min(most);
+        let bytes = &mut self.bytes[self.end..self.end + room];
         match recv(source.as_raw_fd(), bytes, MsgFlags::MSG_DONTWAIT) {
             Ok(0) => Ok(Filled::End),
             Ok(count) => {
@@ -52,9 +62,10 @@ impl Memory {
         }
     }
 
-    /// Writes once, what that need not wait for. Returns how many bytes were taken.
-    pub(super) fn drain(&mut self, sink: BorrowedFd) -> nix::Result<usize> {
-        let bytes = &self.bytes[self.start..self.end];
+    /// Writes at most so much of what it holds, once, and what that need not wait for. Returns how many
+    /// bytes were taken.
+    pub(super) fn drain(&mut self, sink: BorrowedFd, most: usize) -> nix::Result<usize> {
+        let bytes = &self.bytes[self.start..self.start + self.held().min(most)];
         let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
         let count = send(sink.as_raw_fd(), bytes, flags)?;
         self.start += count;

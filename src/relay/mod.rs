@@ -2,7 +2,8 @@
 //!
 //! `machine` decides: it is told what is ready and what time it is, and says what it wants next, in
 //! the words of `readiness`. `buffer` holds what is on its way, in `memory` or in a `pipe`; `course`
-//! chooses between them by what has come so far, and says why. `drive` is the loop around a few
+//! chooses between them by what has come so far, and says why. `pace` holds a direction back, where that
+//! was asked for in the words of `pacing`. `drive` is the loop around a few
 //! machines; who holds thousands brings another. Nothing here knows of clients' rights, names or
 //! logs: two sockets and their times come in, a reason and two counts go out.
 
@@ -13,6 +14,8 @@ mod drive;
 mod hunch;
 mod machine;
 mod memory;
+mod pace;
+mod pacing;
 mod pipe;
 mod readiness;
 mod side;
@@ -25,6 +28,8 @@ use crate::terms::reason::Reason;
 pub use drive::{Relay, turn};
 pub use hunch::Hunch;
 pub use machine::{Machine, Parked, Tap};
+pub use pacing::Pacing;
+pub(crate) use pacing::{Bandwidth, Delay};
 pub use readiness::{Interest, Ready};
 pub use side::Side;
 
@@ -62,6 +67,8 @@ pub struct Outcome {
     pub received: u64,
 }
 
+#[cfg(test)]
+mod held_back;
 #[cfg(test)]
 mod switching;
 #[cfg(test)]

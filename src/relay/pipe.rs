@@ -58,6 +58,10 @@ impl Pipe {
         self.held == 0
     }
 
+    pub(super) fn held(&self) -> usize {
+        self.held
+    }
+
     /// How many more bytes it takes at once.
     pub(super) fn room(&self) -> usize {
         match self.full {
@@ -66,12 +70,12 @@ impl Pipe {
         }
     }
 
-    /// Reads once; there must be room. `None` stands for nothing, and splice(2) does not say why:
+    /// Reads at most so much, once; there must be room. `None` stands for nothing, and splice(2) does not say why:
     /// at urgent data it says the same as at the end of input, or as when there is nothing. A
     /// plain read knows better.
-    pub(super) fn fill(&mut self, source: BorrowedFd) -> nix::Result<Option<Filled>> {
+    pub(super) fn fill(&mut self, source: BorrowedFd, most: usize) -> nix::Result<Option<Filled>> {
         self.prepare(0, source)?;
-        let room = self.room();
+        let room = self.room().min(most);
         match splice(source, None, &self.into, None, room, FLAGS) {
             Ok(count) if count > 0 => {
                 self.held += count;
@@ -88,10 +92,11 @@ impl Pipe {
         }
     }
 
-    /// Writes once. Returns how many bytes were taken.
-    pub(super) fn drain(&mut self, sink: BorrowedFd) -> nix::Result<usize> {
+    /// Writes at most so much of what it holds, once. Returns how many bytes were taken.
+    pub(super) fn drain(&mut self, sink: BorrowedFd, most: usize) -> nix::Result<usize> {
         self.prepare(1, sink)?;
-        let count = splice(&self.out_of, None, sink, None, self.held, FLAGS)?;
+        let most = self.held.min(most);
+        let count = splice(&self.out_of, None, sink, None, most, FLAGS)?;
         self.held -= count;
         if self.held == 0 {
             self.full = false;

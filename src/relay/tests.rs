@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use nix::sys::socket::sockopt::{Linger, SndBuf};
 use nix::sys::socket::{MsgFlags, send, setsockopt};
 
-use super::{Bounds, Engine, Hunch, Interest, Machine, Outcome, Ready, Relay, Side, turn};
+use super::{Bounds, Engine, Hunch, Interest, Machine, Outcome, Pacing, Ready, Relay, Side, turn};
 use crate::sys;
 use crate::sys::sockets::set_urgent_in_line;
 use crate::terms::reason::Reason;
@@ -47,7 +47,12 @@ const QUIET: Duration = Duration::from_millis(3);
 
 /// Relays until the end.
 pub(super) fn run(mode: Mode, sockets: [OwnedFd; 2], bounds: Bounds) -> Outcome {
+    run_paced(mode, sockets, bounds, &Pacing::default())
+}
+
+fn run_paced(mode: Mode, sockets: [OwnedFd; 2], bounds: Bounds, pacing: &Pacing) -> Outcome {
     let mut machine = Machine::new(sockets, bounds, mode.engine(), None, Instant::now());
+    machine.pace(pacing, Instant::now());
     let mut hunch = match mode {
         Mode::Parking => Hunch::eager(),
         Mode::Adaptive | Mode::Copy | Mode::Splice => Hunch::default(),
@@ -100,6 +105,17 @@ pub(super) fn start(
     mode: Mode,
     idle_timeout: Option<Duration>,
 ) -> JoinHandle<(Outcome, Duration)> {
+    start_paced(client, upstream, mode, idle_timeout, Pacing::default())
+}
+
+/// The same, held back.
+pub(super) fn start_paced(
+    client: OwnedFd,
+    upstream: OwnedFd,
+    mode: Mode,
+    idle_timeout: Option<Duration>,
+    pacing: Pacing,
+) -> JoinHandle<(Outcome, Duration)> {
     for socket in [&client, &upstream] {
         set_urgent_in_line(socket.as_fd(), true);
     }
@@ -109,7 +125,7 @@ pub(super) fn start(
             idle_timeout,
             half_close_timeout: None,
         };
-        let outcome = run(mode, [client, upstream], bounds);
+        let outcome = run_paced(mode, [client, upstream], bounds, &pacing);
         (outcome, cpu_time_of_this_thread())
     })
 }
@@ -126,7 +142,7 @@ fn cpu_time_of_this_thread() -> Duration {
     Duration::from_millis(ticks * 10)
 }
 
-fn read_all(mut stream: impl Read) -> Vec<u8> {
+pub(super) fn read_all(mut stream: impl Read) -> Vec<u8> {
     let mut bytes = Vec::new();
     stream.read_to_end(&mut bytes).unwrap();
     bytes
@@ -140,7 +156,7 @@ pub(super) fn reset(stream: TcpStream) {
     setsockopt(&stream, Linger, &abort).unwrap();
 }
 
-fn outcome(reason: Reason, sent: u64, received: u64) -> Outcome {
+pub(super) fn outcome(reason: Reason, sent: u64, received: u64) -> Outcome {
     Outcome {
         reason,
         sent,

@@ -311,7 +311,11 @@ fn relay_to(
         None => Engine::Adaptive,
     };
     let sockets = [client.socket, upstream.socket];
-    let mut machine = Machine::new(sockets, forward.relay, engine, ends_at, Instant::now());
+    let now = Instant::now();
+    let mut machine = Machine::new(sockets, forward.relay, engine, ends_at, now);
+    if !forward.pacing.is_none() {
+        machine.pace(&forward.pacing, now);
+    }
     let relayed = drive(&mut machine, transcript.as_mut(), journal);
     // Both sides have been told. The process ends with its session, and the kernel then closes what
     // is open without being called for each.

@@ -240,6 +240,27 @@ const BAD: &[(&str, &[(&str, &str)])] = &[
             ("18446744073709551615m", "is out of range"),
         ],
     ),
+    (
+        "bandwidth",
+        &[
+            ("", "is not a size: write bytes, or a number with k or m"),
+            ("1:", "'' is not a size"),
+            ("1:2:3", "'2:3' is not a size"),
+            ("-1", "'-1' is not a size"),
+            ("4g", "is not a size"),
+            ("4096m", "is out of range: write 0 to 4294967295 bytes"),
+        ],
+    ),
+    (
+        "delay",
+        &[
+            ("", "is not a time: write seconds"),
+            (":1", "'' is not a time"),
+            ("1:2:3", "'2:3' is not a time"),
+            ("-1", "'-1' is not a time"),
+            ("61m", "is out of range: write at most an hour"),
+        ],
+    ),
 ];
 
 const NOT_PATHS: &[(&str, &str)] = &[("", "is empty"), ("a\nb", "has control characters")];

@@ -31,7 +31,7 @@ impl Numbers {
     }
 }
 
-const OF_SERVICES: [&str; 33] = [
+const OF_SERVICES: [&str; 35] = [
     "timeout 1500ms",
     "timeout 0",
     "half-close-timeout 3",
@@ -65,6 +65,8 @@ const OF_SERVICES: [&str; 33] = [
     "source client:port",
     "transparent",
     "buffer-size 1m",
+    "bandwidth 64k:0",
+    "delay 1500ms:2",
 ];
 
 const OF_THE_SERVER: [&str; 12] = [
@@ -178,7 +180,9 @@ fn every_default_is_printed_in_full() {
          \x20   send-proxy no\n\
          \x20   transparent no\n\
          \x20   # source is not set\n\
-         \x20   buffer-size 1048576\n"
+         \x20   buffer-size 1048576\n\
+         \x20   bandwidth 0\n\
+         \x20   delay 0\n"
     );
 }
 

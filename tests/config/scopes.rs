@@ -31,6 +31,8 @@ fn values(setting: &Setting) -> [&'static str; 3] {
         "log-level" => ["debug", "error", "notice"],
         "source" => ["127.0.0.1", "::1", "127.0.0.2"],
         "buffer-size" => ["4096", "8192", "65536"],
+        "bandwidth" => ["100", "1000:0", "0:7"],
+        "delay" => ["1", "20ms:3", "500ms"],
         other => panic!("no values for {other}: write some here"),
     }
 }

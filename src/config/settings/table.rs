@@ -7,6 +7,7 @@ use super::{Explained, Scope, Setting, Shown, Takes, default};
 use crate::config::settings::Overflow;
 use crate::gate::{AllowLevels, Others, Rate, Rule};
 use crate::log;
+use crate::relay::{Bandwidth, Delay};
 use crate::source::Bind;
 use crate::sys::names::accounts;
 use crate::terms::value::{self, quote, quote_command};
@@ -571,6 +572,30 @@ pub const SETTINGS: &[Setting] = &[
             Ok(())
         },
         show: |written| one(written.buffer_size.unwrap_or(default::BUFFER_SIZE)),
+        ..SETTING
+    },
+    Setting {
+        name: "bandwidth",
+        takes: Takes::Value("N[:M]"),
+        help: "bytes a second that a session may move, client to upstream, and M the\n\
+               other way (default 0 = no limit; M: N)",
+        write: |written, given| {
+            written.bandwidth = Some(Bandwidth::parse(given.text)?);
+            Ok(())
+        },
+        show: |written| one(written.bandwidth.unwrap_or_default()),
+        ..SETTING
+    },
+    Setting {
+        name: "delay",
+        takes: Takes::Value("S[:T]"),
+        help: "hold each block back by a random time of 0 to 2 S, and of 0 to 2 T the\n\
+               other way (default 0; T: S)",
+        write: |written, given| {
+            written.delay = Some(Delay::parse(given.text)?);
+            Ok(())
+        },
+        show: |written| one(written.delay.unwrap_or_default()),
         ..SETTING
     },
 ];

@@ -10,6 +10,7 @@ use super::{Explained, Shown};
 use crate::config::settings::Overflow;
 use crate::gate::{AllowLevels, Others, Rate, Rules};
 use crate::log;
+use crate::relay::{Bandwidth, Delay};
 use crate::source::Bind;
 use crate::upstream::{OwnAddress, SendProxy};
 
@@ -135,4 +136,8 @@ written! {
     source: OwnAddress,
     /// `--buffer-size`, in bytes.
     buffer_size: usize,
+    /// `--bandwidth`.
+    bandwidth: Bandwidth,
+    /// `--delay`.
+    delay: Delay,
 }
