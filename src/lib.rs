@@ -59,11 +59,11 @@ use config::answer;
 use config::cli::{self, CommandLine};
 use config::file::Disk;
 use config::service::Service;
-use config::setup::Setup;
+use config::setup::{self, Setup};
 use log::{Log, StandardError};
 use server::Again;
 use session::Counting;
-use source::{Client, Listening, Source};
+use source::{Client, Listeners, Listening, Source};
 use sys::user::Ids;
 use sys::{user, wait};
 use terms::error::{Error, Status};
@@ -117,7 +117,12 @@ fn run(line: &CommandLine, streams: Streams, log: &mut Log) -> Result<Status, Er
         setup.prepare()?;
         server::watch_signals()
     };
-    match source::find(plan.listening, &plan.places, prepare, streams, log)? {
+    let source = source::find(plan.listening, &plan.places, prepare, streams, log)?;
+    let is_daemon = plan.daemon;
+    if is_daemon && !source.is_own() {
+        return Err(setup::no_daemon());
+    }
+    match source {
         Source::Connection(client) => serve_one(client, &setup, log),
         Source::Gone => Ok(log::note_gone(log)),
         Source::Listeners(listeners) => {
@@ -125,9 +130,31 @@ fn run(line: &CommandLine, streams: Streams, log: &mut Log) -> Result<Status, Er
                 setup: &|files| Ok(Setup::new(line, files)?),
                 log: &|setup| open_log(setup, streams, &stderr),
             };
-            server::run(listeners, setup, log, again)
+            if is_daemon {
+                return in_background(listeners, setup, log, again);
+            }
+            server::run(listeners, setup, log, again, None)
         }
     }
+}
+
+// Cold: what it needs of the stack is not to be touched by every server's start.
+#[cold]
+fn in_background(
+    listeners: Listeners,
+    setup: Setup,
+    log: &mut Log,
+    again: Again,
+) -> Result<Status, Error> {
+    server::in_background(|starter| {
+        match server::run(listeners, setup, log, again, Some(starter)) {
+            Ok(status) => status,
+            Err(error) => {
+                log.fatal(&error);
+                error.status()
+            }
+        }
+    })
 }
 
 fn open_log(setup: &Setup, streams: Streams, stderr: &Rc<StandardError>) -> Result<Log, Error> {

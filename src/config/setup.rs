@@ -35,6 +35,8 @@ pub(crate) struct ServerPlan {
     pub(crate) places: Vec<ListenAt>,
     /// What was written about the log.
     pub(crate) log: log::Plan,
+    /// Whether it goes to the background once it listens.
+    pub(crate) daemon: bool,
     /// The pid file, if there is to be one.
     pub(crate) pidfile: Option<PathBuf>,
     /// When the server is to end itself.
@@ -122,6 +124,9 @@ impl Setup {
                 "option -s/--standalone: needs -b [interface:]port to say where to listen",
             )));
         }
+        if effective.daemon == Some(true) {
+            check_daemon(&line.written, listening, &effective)?;
+        }
         Ok(Setup {
             server: ServerPlan::new(from_file, listening, places, effective),
             services,
@@ -162,6 +167,7 @@ impl ServerPlan {
         places: Vec<ListenAt>,
         effective: Written,
     ) -> ServerPlan {
+        let daemon = effective.daemon.unwrap_or(false);
         ServerPlan {
             from_file,
             listening,
@@ -174,7 +180,9 @@ impl ServerPlan {
                     path,
                     format: effective.access_log_format.unwrap_or_default(),
                 }),
+                in_background: daemon,
             },
+            daemon,
             pidfile: effective.pidfile.flatten(),
             lifetime: effective.lifetime.flatten(),
             max_sessions: effective.max_sessions.unwrap_or(default::MAX_SESSIONS),
@@ -182,6 +190,33 @@ impl ServerPlan {
             state_dir: effective.state_dir,
         }
     }
+}
+
+/// Whether the server, which is to go to the background, can.
+fn check_daemon(written: &Written, listening: Listening, effective: &Written) -> Result<(), Error> {
+    if listening == Listening::Never {
+        return Err(no_daemon());
+    }
+    let mut targets = effective.log_targets.iter();
+    match targets.find_map(log::Target::complaint_of_daemon) {
+        Some(complaint) if !written.log_targets.is_empty() => {
+            Err(Error::usage(format!("option --log: {complaint}")))
+        }
+        // Where both stand in the file, that was complained about there.
+        Some(complaint) => {
+            let line = format!("option --daemon: the file's log: {complaint}");
+            Err(Error::usage(line))
+        }
+        None => Ok(()),
+    }
+}
+
+/// What is to go to the background, but serves what it was handed.
+pub(crate) fn no_daemon() -> Error {
+    Error::usage(
+        "daemon: only a server with listeners of its own goes to the background: \
+         whoever hands over a connection or a listener waits for this process",
+    )
 }
 
 /// The configuration that a command line calls for, if it does, with the command line's own

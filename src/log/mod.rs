@@ -51,6 +51,8 @@ pub(crate) struct Plan {
     pub targets: Vec<Target>,
     /// Where a line per ended session goes as well.
     pub access_log: Option<AccessLogPlan>,
+    /// Whether standard error is about to be left to whoever has started us.
+    pub in_background: bool,
 }
 
 /// The log: lines in, to every sink.
@@ -99,7 +101,7 @@ impl Log {
     }
 
     /// A log as the settings want it. Without targets: syslog, and standard error too where a
-    /// server of our own runs on a terminal. Files are opened at once, with the ids of now.
+    /// server of our own runs on a terminal, and stays there. Files are opened at once, with the ids of now.
     /// `stderr` stays the same when a log is opened anew.
     pub(crate) fn open(
         plan: &Plan,
@@ -112,8 +114,10 @@ impl Log {
             level,
             targets,
             access_log,
+            in_background,
         } = plan;
-        let stderr = (!streams.stderr_is_client).then(|| Rc::clone(stderr));
+        let has_stderr = !streams.stderr_is_client && !in_background;
+        let stderr = has_stderr.then(|| Rc::clone(stderr));
         let mut sinks = Vec::new();
         for target in targets {
             sinks.push(match (target, &stderr) {
@@ -151,7 +155,11 @@ impl Log {
                 Some(plan) => Some(Rc::new(AccessLog::open(plan)?)),
                 None => None,
             },
-            stderr: stderr.map_or(Stderr::Client, Stderr::Log),
+            stderr: match stderr {
+                Some(stream) => Stderr::Log(stream),
+                None if streams.stderr_is_client => Stderr::Client,
+                None => Stderr::Answer,
+            },
         })
     }
 

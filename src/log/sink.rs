@@ -27,6 +27,17 @@ pub(crate) enum Target {
 }
 
 impl Target {
+    /// What is wrong with it for a server that goes to the background, if anything is: that leaves the
+    /// standard streams to whoever has started it.
+    pub(crate) fn complaint_of_daemon(&self) -> Option<Complaint> {
+        match self {
+            Target::Stderr | Target::Stdout => Some(format!(
+                "'{self}' and daemon exclude each other: write syslog or file:PATH"
+            )),
+            Target::Syslog | Target::File(_) => None,
+        }
+    }
+
     /// Parses `syslog`, `stderr`, `stdout` or `file:PATH`.
     pub(crate) fn parse(text: &str) -> Result<Target, Complaint> {
         match text.strip_prefix("file:") {

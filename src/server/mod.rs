@@ -3,6 +3,7 @@
 
 mod accepting;
 mod announced;
+mod background;
 mod ending;
 mod notify;
 mod pidfile;
@@ -25,6 +26,8 @@ use crate::sys;
 use crate::sys::{sockets, streams, user, wait};
 use crate::terms::error::{Error, Status};
 use crate::terms::reason::Reason;
+use background::Starter;
+pub(crate) use background::in_background;
 use ending::Finish;
 use notify::Notifier;
 use pidfile::PidFile;
@@ -66,12 +69,13 @@ pub(crate) fn watch_signals_until_ready() -> Result<(), Error> {
 }
 
 /// Serves the clients of these listeners until asked to end, or until idle where that was asked
-/// for. Ends with status 0.
+/// for. Ends with status 0. A starter is told when all that could fail at the start has succeeded.
 pub(crate) fn run(
     listeners: Listeners,
     setup: Setup,
     log: &mut Log,
     again: Again,
+    starter: Option<Starter>,
 ) -> Result<Status, Error> {
     streams::append_to_stderr();
     streams::only_write_to_terminal();
@@ -110,7 +114,14 @@ pub(crate) fn run(
     };
     supervisor.watch_listeners(0)?;
     supervisor.prepare_listeners(0)?;
+    if let Some(starter) = &starter {
+        starter.leave_streams()?;
+        supervisor.notifier.take_over();
+    }
     supervisor.notifier.ready();
+    if let Some(starter) = starter {
+        starter.dismiss();
+    }
     let how = supervisor.serve()?;
     supervisor.notifier.stopping();
     supervisor.finish(how);

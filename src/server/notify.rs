@@ -5,6 +5,7 @@ use std::os::fd::{AsRawFd, RawFd};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
+use std::process;
 
 use nix::time::{ClockId, clock_gettime};
 
@@ -32,6 +33,11 @@ impl Notifier {
     /// The descriptor, which is for nobody else.
     pub(super) fn descriptor(&self) -> Option<RawFd> {
         self.0.as_ref().map(AsRawFd::as_raw_fd)
+    }
+
+    /// This is the server's process from now on, and not the one that was started.
+    pub(super) fn take_over(&self) {
+        self.tell(&format!("MAINPID={}", process::id()));
     }
 
     /// Every listener is bound, and the configuration is in force.

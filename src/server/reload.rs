@@ -207,6 +207,10 @@ impl Supervisor<'_> {
             self.log
                 .warning("the pid file's name changes only with a restart");
         }
+        if setup.server.daemon != self.server().daemon {
+            let line = "whether it is in the background changes only with a restart";
+            self.log.warning(line);
+        }
         let forwarded = self.setup.services.all_forward();
         self.setup = setup;
         self.sessions.count_all_told();

@@ -32,6 +32,13 @@ pub(crate) enum Source {
     Listeners(Listeners),
 }
 
+impl Source {
+    /// Whether it is listeners that we have bound.
+    pub(crate) fn is_own(&self) -> bool {
+        matches!(self, Source::Listeners(listeners) if listeners.own)
+    }
+}
+
 /// Listening sockets, and how long to serve them.
 pub(crate) struct Listeners {
     /// At least one.

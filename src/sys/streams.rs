@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, IntoRawFd, OwnedFd, RawFd};
 use nix::fcntl::{FcntlArg, OFlag, fcntl, open};
 use nix::sys::socket::{AddressFamily, SockaddrLike, SockaddrStorage, getsockname};
 use nix::sys::stat::{Mode, fstat};
-use nix::unistd::{close, dup2_stderr};
+use nix::unistd::{close, dup2_stderr, dup2_stdin, dup2_stdout};
 
 use crate::sys;
 use crate::terms::error::Error;
@@ -73,6 +73,15 @@ pub(crate) fn only_write_to_terminal() {
     {
         let _ = dup2_stderr(&terminal);
     }
+}
+
+/// Leaves the standard streams to whoever has started us: they are /dev/null from now on.
+pub(crate) fn leave() -> Result<(), Error> {
+    let device = null_device()?;
+    let left = dup2_stdin(&device)
+        .and_then(|()| dup2_stdout(&device))
+        .and_then(|()| dup2_stderr(&device));
+    left.map_err(|errno| Error::system("/dev/null", errno))
 }
 
 const STDIN: RawFd = 0;

@@ -69,7 +69,8 @@ const OF_SERVICES: [&str; 35] = [
     "delay 1500ms:2",
 ];
 
-const OF_THE_SERVER: [&str; 12] = [
+const OF_THE_SERVER: [&str; 13] = [
+    "daemon no",
     "standalone no",
     "max-sessions 0",
     "overflow drop",
@@ -153,6 +154,7 @@ fn every_default_is_printed_in_full() {
          access-log-format tcpproxy\n\
          # log is not set\n\
          log-level info\n\
+         daemon no\n\
          \n\
          bind *:25\n\
          \x20   server a\n\

@@ -4,6 +4,7 @@
 #[path = "../harness/mod.rs"]
 mod harness;
 
+mod background;
 mod endurance;
 mod listeners;
 mod loops;

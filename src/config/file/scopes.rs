@@ -8,6 +8,7 @@ use super::Problem;
 use super::words::Word;
 use crate::config::settings::{Given, Scope, Setting, Takes, Written};
 use crate::config::{Config, Destination, Entry};
+use crate::log;
 use crate::source::{Bind, Interface};
 use crate::sys::names::accounts;
 use crate::sys::program::Program;
@@ -85,6 +86,7 @@ pub(super) struct Scopes {
 impl Scopes {
     pub(super) fn finish(mut self) -> Result<Config, Vec<Problem>> {
         self.close_port();
+        self.check_daemon();
         if !self.problems.is_empty() {
             return Err(in_order(self.problems));
         }
@@ -93,6 +95,17 @@ impl Scopes {
             defaults: self.defaults,
             services: self.services.into_iter().map(|(_, entry)| entry).collect(),
         })
+    }
+
+    fn check_daemon(&mut self) {
+        let mut targets = self.defaults.log_targets.iter();
+        let complaint = targets.find_map(log::Target::complaint_of_daemon);
+        if let (Some(true), Some(complaint)) = (self.defaults.daemon, complaint)
+            && let Some(place) = self.seen_defaults.get("daemon")
+        {
+            let what = format!("daemon: log: {complaint}");
+            self.problem(Problem::misplaced(place.clone(), what));
+        }
     }
 
     /// Notes a problem, unless there are enough.

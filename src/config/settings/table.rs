@@ -598,4 +598,15 @@ pub const SETTINGS: &[Setting] = &[
         show: |written| one(written.delay.unwrap_or_default()),
         ..SETTING
     },
+    Setting {
+        name: "daemon",
+        scope: Scope::Server,
+        help: "go to the background once every listener is bound",
+        write: |written, given| {
+            written.daemon = Some(value::switch(given.text)?);
+            Ok(())
+        },
+        show: |written| switch(written.daemon.unwrap_or(false)),
+        ..SETTING
+    },
 ];

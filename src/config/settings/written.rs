@@ -76,6 +76,8 @@ written! {
     list: usize,
     /// `--standalone`.
     standalone: bool,
+    /// `--daemon`.
+    daemon: bool,
     /// `--pidfile`; the inner `None` is "none".
     pidfile: Option<PathBuf>,
     /// `--allow-levels`.
