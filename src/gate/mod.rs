@@ -4,6 +4,7 @@
 //! or a handler without one.
 
 mod counts;
+mod heard;
 mod ledger;
 mod limits;
 mod program;

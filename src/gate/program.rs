@@ -1,8 +1,7 @@
 //! The access control program: asked about a client, and taken at its exit status alone.
 
 use std::fs::File;
-use std::io::Read;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
@@ -15,6 +14,7 @@ use nix::sys::signal::Signal;
 use nix::sys::socket::{MsgFlags, Shutdown, recv, shutdown};
 use nix::unistd::{Pid, pipe2};
 
+use super::heard::Lines;
 use crate::gate::Denied;
 use crate::log::Journal;
 use crate::source::Client;
@@ -23,7 +23,6 @@ use crate::sys::program::{self, Program};
 use crate::sys::vigil::{Cut, Event, Vigil};
 use crate::sys::wait::{self, Woken};
 use crate::terms::error::{Error, describe};
-use crate::terms::escape::escape;
 
 #[derive(Debug)]
 pub(crate) struct AccessProgram {
@@ -38,10 +37,6 @@ const GRACE: Duration = Duration::from_secs(1);
 
 /// How long a client that was denied may take to read why.
 const LONGEST_DISMISSAL: Duration = Duration::from_secs(2);
-
-/// How many lines of a program's standard error are logged, and how many bytes of each.
-const LOGGED_LINES: usize = 64;
-const LOGGED_BYTES: usize = 1024;
 
 impl AccessProgram {
     /// Asks the program whether the client may pass. Whatever goes wrong means that it may not.
@@ -171,83 +166,6 @@ impl Running<'_> {
             if vigil.is_over() {
                 return Err(Cut::TimeOver);
             }
-        }
-    }
-}
-
-/// What a program writes to its standard error, line by line into the log: cut to length,
-/// escaped, and no more than so many.
-struct Lines<'a> {
-    source: Option<File>,
-    line: Vec<u8>,
-    logged: usize,
-    who: &'a str,
-    journal: &'a Journal<'a>,
-}
-
-impl<'a> Lines<'a> {
-    fn new(source: File, who: &'a str, journal: &'a Journal<'a>) -> nix::Result<Lines<'a>> {
-        sys::set_blocking(source.as_fd(), false)?;
-        Ok(Lines {
-            source: Some(source),
-            line: Vec::new(),
-            logged: 0,
-            who,
-            journal,
-        })
-    }
-
-    /// What to poll, until it has ended.
-    fn source(&self) -> Option<BorrowedFd<'_>> {
-        self.source.as_ref().map(File::as_fd)
-    }
-
-    /// Reads what there is, up to a pipe's fill.
-    fn read_some(&mut self) {
-        let mut buffer = [0; 4096];
-        for _ in 0..16 {
-            let Some(source) = &mut self.source else {
-                return;
-            };
-            match source.read(&mut buffer) {
-                Ok(0) => self.source = None,
-                Ok(count) => self.take(&buffer[..count]),
-                Err(_) => return,
-            }
-        }
-    }
-
-    fn take(&mut self, text: &[u8]) {
-        for piece in text.split_inclusive(|&byte| byte == b'\n') {
-            let (piece, ended) = match piece.strip_suffix(b"\n") {
-                Some(piece) => (piece, true),
-                None => (piece, false),
-            };
-            let room = LOGGED_BYTES - self.line.len();
-            self.line.extend_from_slice(&piece[..piece.len().min(room)]);
-            if ended {
-                self.flush();
-            }
-        }
-    }
-
-    fn flush(&mut self) {
-        self.logged += 1;
-        if self.logged <= LOGGED_LINES {
-            self.journal
-                .notice(format_args!("{}: {}", self.who, escape(&self.line)));
-        } else if self.logged == LOGGED_LINES + 1 {
-            self.journal
-                .notice(format_args!("{}: further lines are dropped", self.who));
-        }
-        self.line.clear();
-    }
-
-    /// Logs what was read last, even without a line's end.
-    fn finish(&mut self) {
-        self.read_some();
-        if !self.line.is_empty() {
-            self.flush();
         }
     }
 }
