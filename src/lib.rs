@@ -25,7 +25,7 @@
 //! | `relay` | two directions until their end: buffers, clocks, transcripts; no rights, no names | two descriptors |
 //! | `log` | the only voice: journals of sessions, sinks, levels | syslog, files, standard streams |
 //! | `sys` | the operating system: waiting, ids, programs, streams, names; `sys::raw` alone is unsafe | processes, descriptors, the resolver |
-//! | `protocol` | bytes of others' protocols: PROXY headers | nothing |
+//! | `protocol` | bytes of others' protocols: PROXY headers, answers of access programs | nothing |
 //! | `terms` | nouns and text that all share: endpoint, facts, reason, error, place, value, escaping | nothing |
 //!
 //! A room imports from those below it in this table, never from one above; `gate` and `upstream`
@@ -55,7 +55,6 @@ use std::rc::Rc;
 
 use nix::sys::signal::Signal;
 
-use config::answer;
 use config::cli::{self, CommandLine};
 use config::file::Disk;
 use config::service::Service;
@@ -71,7 +70,7 @@ use terms::error::{Error, Status};
 // What the fuzz targets, the benchmark and the tests name. Nothing else is offered to anybody.
 pub use config::{file, settings};
 pub use log::report_panics;
-pub use protocol::proxy;
+pub use protocol::{answer, proxy};
 pub use sys::Words;
 pub use sys::streams::Streams;
 pub use terms::reason::Reason;
@@ -104,7 +103,7 @@ fn status(words: &Words) -> Status {
 }
 
 fn run(line: &CommandLine, streams: Streams, log: &mut Log) -> Result<Status, Error> {
-    if let Some(status) = answer::instead(line, streams, log)? {
+    if let Some(status) = config::answer::instead(line, streams, log)? {
         return Ok(status);
     }
     let setup = Setup::new(line, &Disk)?;

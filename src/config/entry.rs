@@ -34,7 +34,8 @@ pub(crate) struct Entry {
 /// What serves a connection.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Destination {
-    /// It is forwarded to the first of these that can be reached; there is at least one.
+    /// It is forwarded to the first of these that can be reached; there is at least one, unless an
+    /// access program names it.
     Upstreams(Vec<Upstream>),
     /// This program is started for it.
     Handler(Program),

@@ -92,7 +92,12 @@ fn explain_one(asked: &Explained, service: &Service, text: &mut String) -> bool 
     let server = service.server_line(|upstream| upstream.name(port));
     let server = brief(server.as_encoded_bytes());
     match service.action {
-        Action::Forward(_) => line("upstream", &server),
+        Action::Forward(_) if !service.program_may_choose() => line("upstream", &server),
+        Action::Forward(_) if server.is_empty() => line("upstream", "the program names it"),
+        Action::Forward(_) => {
+            let server = format!("{server}, unless the program names another");
+            line("upstream", &server);
+        }
         Action::Exec(_) => line("handler", &server),
     }
     admitted

@@ -23,6 +23,10 @@ use crate::terms::error::Error;
 use crate::terms::place::Place;
 use crate::upstream::{Route, Upstream};
 
+/// What is wrong with a handler whose upstreams somebody is to choose.
+pub(crate) const NOT_WITH_HANDLER: &str =
+    "acp-server and exec exclude each other: a handler has no upstreams to choose from";
+
 /// How clients are served.
 #[derive(Debug)]
 pub(crate) struct Service {
@@ -82,6 +86,7 @@ impl Service {
         written: Written,
         destination: Destination,
     ) -> Result<Service, Error> {
+        let answers = written.acp_server.unwrap_or(false);
         let program = match written.acp {
             None => None,
             Some(words) => Some(AccessProgram {
@@ -89,8 +94,18 @@ impl Service {
                     .anchored()
                     .map_err(|error| Error::io("acp: working directory", &error))?,
                 timeout: written.acp_timeout.unwrap_or(default::ACP_TIMEOUT),
+                answers,
             }),
         };
+        match &destination {
+            Destination::Handler(_) if answers => return Err(Error::config(NOT_WITH_HANDLER)),
+            Destination::Upstreams(upstreams) if upstreams.is_empty() && program.is_none() => {
+                return Err(Error::config(
+                    "has no server, and no access program (acp) that could name one",
+                ));
+            }
+            Destination::Handler(_) | Destination::Upstreams(_) => {}
+        }
         let idle_timeout = written.timeout.unwrap_or(default::TIMEOUT);
         let action = match destination {
             Destination::Handler(program) => Action::Exec(program),
@@ -153,6 +168,12 @@ impl Service {
     /// Whether a program will be started for a client that the rules let pass.
     pub(crate) fn starts_a_program(&self) -> bool {
         self.gate.program.is_some() || !self.forwards()
+    }
+
+    /// Whether the access program may choose the upstreams.
+    pub(crate) fn program_may_choose(&self) -> bool {
+        let program = self.gate.program.as_ref();
+        program.is_some_and(|program| program.answers)
     }
 
     /// Whether upstreams are to see the client's address.
@@ -245,7 +266,8 @@ impl Services {
                 destination,
             } = entry;
             let bind = Bind { interface, port };
-            let service = Service::new(Some(&bind), written.in_service(defaults), destination)?;
+            let service = Service::new(Some(&bind), written.in_service(defaults), destination);
+            let service = service.map_err(|error| error.at(&place))?;
             Ok(Placed {
                 place,
                 bind,

@@ -7,10 +7,10 @@ use std::time::Duration;
 
 use crate::config::cli::CommandLine;
 use crate::config::file::{self, Disk, Files, Problem};
-use crate::config::service::{Service, Services};
+use crate::config::service::{NOT_WITH_HANDLER, Service, Services};
 use crate::config::settings::Overflow;
 use crate::config::settings::{Written, default};
-use crate::config::{Config, Entry};
+use crate::config::{Config, Destination, Entry};
 use crate::log;
 use crate::source::{Bind, ListenAt, Listening};
 use crate::sys::user;
@@ -95,6 +95,11 @@ impl Setup {
         };
         let (services, places) = match &line.destination {
             Some(destination) => {
+                let is_handler = matches!(destination, Destination::Handler(_));
+                if is_handler && line.written.acp_server == Some(true) {
+                    let line = format!("option --acp-server: {NOT_WITH_HANDLER}");
+                    return Err(Unusable::Error(Error::usage(line)));
+                }
                 let service = Service::new(None, effective.clone(), destination.clone())?;
                 let transparent = service.transparent;
                 let at = |bind: &Bind| ListenAt {

@@ -5,12 +5,70 @@ use std::io::Read;
 use std::os::fd::{AsFd, BorrowedFd};
 
 use crate::log::Journal;
+use crate::protocol::answer;
 use crate::sys;
 use crate::terms::escape::escape;
 
 /// How many lines of a program's standard error are logged, and how many bytes of each.
 const LOGGED_LINES: usize = 64;
 const LOGGED_BYTES: usize = 1024;
+
+/// How many pieces of 4 KiB are read before anything else is looked at: a pipe's fill.
+const PIECES: usize = 16;
+
+/// Reads what there is, without waiting for it. Returns how much; nothing more is read behind the end.
+fn read_some(source: &mut Option<File>, buffer: &mut [u8]) -> usize {
+    match source.as_mut().map(|source| source.read(buffer)) {
+        Some(Ok(0)) => {
+            *source = None;
+            0
+        }
+        Some(Ok(count)) => count,
+        Some(Err(_)) | None => 0,
+    }
+}
+
+/// What a program writes as its answer. Of what is too much, the rest is read and dropped, so that the
+/// program comes to its end.
+pub(super) struct Answer {
+    source: Option<File>,
+    bytes: Vec<u8>,
+}
+
+impl Answer {
+    pub(super) fn new(source: File) -> nix::Result<Answer> {
+        sys::set_blocking(source.as_fd(), false)?;
+        Ok(Answer {
+            source: Some(source),
+            bytes: Vec::new(),
+        })
+    }
+
+    /// What to poll, until it has ended.
+    pub(super) fn source(&self) -> Option<BorrowedFd<'_>> {
+        self.source.as_ref().map(File::as_fd)
+    }
+
+    /// Reads what there is, up to a pipe's fill.
+    pub(super) fn read_some(&mut self) {
+        let mut buffer = [0; 4096];
+        for _ in 0..PIECES {
+            let count = read_some(&mut self.source, &mut buffer);
+            if count == 0 {
+                return;
+            }
+            // One byte more than may be says that it is too much.
+            let room = answer::LONGEST + 1 - self.bytes.len();
+            self.bytes.extend_from_slice(&buffer[..count.min(room)]);
+        }
+    }
+
+    /// All that was written until now.
+    pub(super) fn finish(mut self) -> Vec<u8> {
+        self.read_some();
+        self.bytes
+    }
+}
 
 /// What a program writes to its standard error, line by line into the log: cut to length,
 /// escaped, and no more than so many.
@@ -46,14 +104,10 @@ impl<'a> Lines<'a> {
     /// Reads what there is, up to a pipe's fill.
     pub(super) fn read_some(&mut self) {
         let mut buffer = [0; 4096];
-        for _ in 0..16 {
-            let Some(source) = &mut self.source else {
-                return;
-            };
-            match source.read(&mut buffer) {
-                Ok(0) => self.source = None,
-                Ok(count) => self.take(&buffer[..count]),
-                Err(_) => return,
+        for _ in 0..PIECES {
+            match read_some(&mut self.source, &mut buffer) {
+                0 => return,
+                count => self.take(&buffer[..count]),
             }
         }
     }

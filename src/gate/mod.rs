@@ -20,6 +20,7 @@ use crate::log::Journal;
 use crate::source::Client;
 use crate::sys::program::Program;
 use crate::terms::endpoint::Endpoint;
+use crate::terms::value::Complaint;
 
 pub(crate) use counts::Counts;
 pub(crate) use ledger::{Ledger, Refusal, Seat};
@@ -111,22 +112,26 @@ impl Gate {
     }
 
     /// Asks the access program, if there is one; `prepare` makes it the command that tells it of this
-    /// client. It fails closed. A client that is denied has been sent all that the program had to
-    /// say to it when this returns.
-    pub(crate) fn admit(
+    /// client, and `understand` makes something of what it answers. It fails closed. A client that is
+    /// denied has been sent all that the program had to say to it when this returns.
+    pub(crate) fn admit<T>(
         &self,
         Passed { client }: Passed,
         prepare: impl FnOnce(&Program, &Client) -> Command,
+        understand: impl FnOnce(&[u8]) -> Result<T, Complaint>,
         ends_at: Option<Instant>,
         journal: &Journal,
-    ) -> Result<Admitted, Denied> {
-        if let Some(access) = &self.program {
-            let command = prepare(&access.program, &client);
-            if let Err(denied) = access.ask(&client, command, ends_at, journal) {
+    ) -> Result<(Admitted, Option<T>), Denied> {
+        let Some(access) = &self.program else {
+            return Ok((Admitted { client }, None));
+        };
+        let command = prepare(&access.program, &client);
+        match access.ask(&client, command, understand, ends_at, journal) {
+            Ok(understood) => Ok((Admitted { client }, Some(understood))),
+            Err(denied) => {
                 program::dismiss(&client);
-                return Err(denied);
+                Err(denied)
             }
         }
-        Ok(Admitted { client })
     }
 }

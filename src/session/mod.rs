@@ -14,6 +14,7 @@ use nix::sys::socket::{Shutdown, shutdown};
 use crate::config::service::{Action, Forward, Service};
 use crate::gate::{Admitted, Denied, Ledger, Refusal, Standing, StateDir};
 use crate::log::{Ended, Journal, Log, Quota};
+use crate::protocol::answer;
 use crate::protocol::proxy::Announced;
 use crate::relay::transcript::Transcript;
 use crate::relay::{self, Engine, Hunch, Machine, Outcome, Relay, Tap};
@@ -29,7 +30,8 @@ use crate::terms::endpoint::Endpoint;
 use crate::terms::error::{Error, Status};
 use crate::terms::escape::escape_word;
 use crate::terms::reason::Reason;
-use crate::upstream::News;
+use crate::terms::value::Complaint;
+use crate::upstream::{News, Upstream};
 
 /// Notes a client that no service is for, and that is closed.
 pub(crate) fn note_unserved(client: &Client, refusals: Option<Quota>, log: &Log) {
@@ -129,9 +131,16 @@ pub(crate) fn serve(
     }
     let prepare = |program: &Program, client: &Client| {
         let server = service.server_line(|upstream| upstream.name_for(client));
-        program.command(&service.environment, journal.facts(), server)
+        let mut command = program.command(&service.environment, journal.facts(), server);
+        if service.program_may_choose() {
+            service.environment.tell_of_answer(&mut command);
+        }
+        command
     };
-    let admitted = service.gate.admit(passed, prepare, ends_at, &journal);
+    let understand = |answer: &[u8]| choose(answer, &service.action);
+    let admitted = service
+        .gate
+        .admit(passed, prepare, understand, ends_at, &journal);
     let ended = match (admitted, &service.action) {
         (Err(denied), _) => Ended::before_action(match denied {
             Denied::Refused => Reason::DeniedByProgram,
@@ -139,18 +148,18 @@ pub(crate) fn serve(
             Denied::TimeOver => Reason::MaxDuration,
         }),
         // The access program took its time.
-        (Ok(admitted), _) if service.gate.program.is_some() && admitted.client().is_gone() => {
+        (Ok((admitted, Some(_))), _) if admitted.client().is_gone() => {
             Ended::before_action(Reason::ClientReset)
         }
-        (Ok(admitted), Action::Forward(forward)) => {
+        (Ok((admitted, chosen)), Action::Forward(forward)) => {
             if service.gate.program.is_some() {
                 // What it has left behind may hold the socket, and whether that blocks is for all who
                 // do. Fails on no socket.
                 let _ = sockets::bound_waits(admitted.client().socket.as_fd(), LONGEST_WAIT);
             }
-            relay_to(admitted, forward, ends_at, &journal)
+            relay_to(admitted, forward, chosen.flatten(), ends_at, &journal)
         }
-        (Ok(admitted), Action::Exec(program)) => {
+        (Ok((admitted, _)), Action::Exec(program)) => {
             handler::run(admitted, program, service, ends_at, &journal)
         }
     };
@@ -264,9 +273,24 @@ fn count_among_processes(
     })
 }
 
+/// The upstreams that an access program has chosen, if it has.
+fn choose(answer: &[u8], action: &Action) -> Result<Option<Vec<Upstream>>, Complaint> {
+    let servers = answer::servers(answer)?.into_iter();
+    let upstreams = servers
+        .map(Upstream::parse)
+        .collect::<Result<Vec<_>, _>>()?;
+    match action {
+        Action::Forward(forward) if upstreams.is_empty() && forward.route.upstreams.is_empty() => {
+            Err("it names no server, and the service has none".to_owned())
+        }
+        Action::Forward(_) | Action::Exec(_) => Ok((!upstreams.is_empty()).then_some(upstreams)),
+    }
+}
+
 fn relay_to(
     admitted: Admitted,
     forward: &Forward,
+    chosen: Option<Vec<Upstream>>,
     ends_at: Option<Instant>,
     journal: &Journal,
 ) -> Ended {
@@ -276,7 +300,9 @@ fn relay_to(
         News::Failed(failure) => journal.notice(failure),
     };
     let vigil = Vigil::over(client.socket.as_fd(), ends_at);
-    let connected = forward.route.connect(&client, vigil, news);
+    let chosen = chosen.map(|upstreams| forward.route.to(upstreams));
+    let route = chosen.as_ref().unwrap_or(&forward.route);
+    let connected = route.connect(&client, vigil, news);
     if forward.route.connects_as_client()
         && let Err(errno) = sys::give_up_capabilities()
     {

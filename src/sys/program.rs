@@ -85,8 +85,8 @@ impl Program {
         for name in NOT_FOR_PROGRAMS {
             command.env_remove(name);
         }
-        for name in OF_PROXY {
-            // Somebody else's, where this client has come by none.
+        for name in OF_PROXY.into_iter().chain([OF_ANSWER]) {
+            // Somebody else's, where this client has come by none, or no answer is wanted.
             command.env_remove(format!("{}{name}", environment.prefix));
         }
         for (name, value) in variables(facts) {
@@ -113,6 +113,9 @@ const NOT_FOR_PROGRAMS: [&str; 5] = [
 /// What is set only where a proxy has announced the client.
 const OF_PROXY: [&str; 2] = ["PEER", "PEERPORT"];
 
+/// What is set only where a program may answer.
+const OF_ANSWER: &str = "ANSWER_FD";
+
 /// How programs see the environment.
 #[derive(Debug, Clone)]
 pub(crate) struct Environment {
@@ -120,6 +123,14 @@ pub(crate) struct Environment {
     pub(crate) prefix: String,
     /// Whether they, and PATH, are all there is.
     pub(crate) clear: bool,
+}
+
+impl Environment {
+    /// Tells a program to which descriptor it may answer.
+    pub(crate) fn tell_of_answer(&self, command: &mut Command) {
+        let name = format!("{}{OF_ANSWER}", self.prefix);
+        command.env(name, sys::ANSWERED.to_string());
+    }
 }
 
 /// What programs are told of a session, by the names of the variables without their prefix.

@@ -30,9 +30,9 @@ use race::{Begin, Race, connect_unix, interleaved};
 const RETRY_DELAY: Duration = Duration::from_millis(100);
 
 /// The way to an upstream.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Route {
-    /// Whom to try, in order; at least one.
+    /// Whom to try, in order; at least one, unless an access program says [whom](Route::to).
     pub(crate) upstreams: Vec<Upstream>,
     /// How long each may take, name lookup included.
     pub(crate) connect_timeout: Duration,
@@ -87,6 +87,14 @@ impl Route {
     /// Whether upstreams are to see the client's address, for which `CAP_NET_ADMIN` is needed.
     pub(crate) fn connects_as_client(&self) -> bool {
         self.source.is_some_and(OwnAddress::is_clients)
+    }
+
+    /// The same way to other upstreams.
+    pub(crate) fn to(&self, upstreams: Vec<Upstream>) -> Route {
+        Route {
+            upstreams,
+            ..self.clone()
+        }
     }
 
     /// Connects to the first upstream that can be reached, for a client. What happens meanwhile is

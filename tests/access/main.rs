@@ -3,6 +3,7 @@
 #[path = "../harness/mod.rs"]
 mod harness;
 
+mod chosen_server;
 mod explain;
 mod limits;
 mod program;

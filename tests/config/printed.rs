@@ -31,7 +31,7 @@ impl Numbers {
     }
 }
 
-const OF_SERVICES: [&str; 35] = [
+const OF_SERVICES: [&str; 36] = [
     "timeout 1500ms",
     "timeout 0",
     "half-close-timeout 3",
@@ -65,6 +65,7 @@ const OF_SERVICES: [&str; 35] = [
     "source client:port",
     "transparent",
     "buffer-size 1m",
+    "acp-server no",
     "bandwidth 64k:0",
     "delay 1500ms:2",
 ];
@@ -183,6 +184,7 @@ fn every_default_is_printed_in_full() {
          \x20   transparent no\n\
          \x20   # source is not set\n\
          \x20   buffer-size 1048576\n\
+         \x20   acp-server no\n\
          \x20   bandwidth 0\n\
          \x20   delay 0\n"
     );

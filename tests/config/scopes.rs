@@ -14,7 +14,9 @@ fn values(setting: &Setting) -> [&'static str; 3] {
         "group" | "user" => ["77", "78", "79"],
         "log-name" => ["one", "two", "three"],
         "pidfile" | "write" | "state-dir" | "access-log" => ["/a", "/b", "\"/c d\""],
-        "standalone" | "clear-env" | "daemon" | "transparent" => ["yes", "no", "yes"],
+        "standalone" | "clear-env" | "daemon" | "transparent" | "acp-server" => {
+            ["yes", "no", "yes"]
+        }
         "timeout" | "acp-timeout" | "connect-timeout" | "connect-retry" | "half-close-timeout"
         | "max-duration" | "lifetime" | "max-sessions" | "max-per-source" | "proxy-timeout" => {
             ["7", "8", "9"]

@@ -394,6 +394,67 @@ fn an_address_list_lets_in_those_that_are_on_it() {
 }
 
 #[test]
+fn routes_choose_a_clients_server_by_its_address() {
+    needs_root();
+    let scratch = Scratch::new();
+    let program = installed(&scratch, "acp-route");
+    let routes = scratch.join("routes");
+    let listen = || TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let [one, other] = [listen(), listen()];
+    let [to_one, to_other] = [&one, &other].map(|server| server.local_addr().unwrap().to_string());
+    saying("one", one);
+    saying("other", other);
+    let [fallback, routed] = [(); 2].map(|()| free_port());
+    let text = rewritten(
+        "tcpproxy-routed.conf",
+        &[
+            ("/usr/local/lib/tcpproxy/acp-route", &program),
+            ("/etc/tcpproxy.routes", routes.to_str().unwrap()),
+            ("192.0.2.25:25", &to_other),
+            ("port 2525\n", &format!("port {fallback}\n")),
+            ("port 2526\n", &format!("port {routed}\n")),
+        ],
+    );
+    let conf = Conf::new(text);
+    let explained = conf.says(&["--explain", "192.0.2.7"]).ok();
+    assert!(
+        explained.contains("upstream: the program names it"),
+        "{explained}"
+    );
+    let server = conf.serve(2, &[]);
+    let refused = "";
+    for (text, with_fallback, without) in [
+        (format!("127.0.0.1 {to_one}\n"), "one", "one"),
+        (
+            format!("# routes\n\n10.* {to_other}\n127.0.0.?\t{to_one}  # here\r\n"),
+            "one",
+            "one",
+        ),
+        (format!("* 127.0.0.1:1 {to_one}"), "one", "one"),
+        (
+            "127.0.0.1 refuse # not this one\n".to_owned(),
+            refused,
+            refused,
+        ),
+        ("10.* 127.0.0.1:1\n".to_owned(), "other", refused),
+        ("127.0.0.1\n".to_owned(), refused, refused),
+        ("127.0.0.1 # nobody\n".to_owned(), refused, refused),
+        ("localhost 127.0.0.1:1\n".to_owned(), refused, refused),
+        ("127.0.0.1 host:port:\n".to_owned(), refused, refused),
+    ] {
+        fs::write(&routes, &text).unwrap();
+        let answers = [fallback, routed].map(|port| server.answer("127.0.0.1", port));
+        assert_eq!(answers, [with_fallback, without], "{text}");
+    }
+    fs::remove_file(&routes).unwrap();
+    assert_eq!(
+        server.answer("127.0.0.1", fallback),
+        refused,
+        "without routes"
+    );
+}
+
+#[test]
 fn a_client_that_comes_too_often_is_let_in_again_as_time_passes() {
     needs_root();
     let scratch = Scratch::new();

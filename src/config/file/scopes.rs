@@ -6,6 +6,7 @@ use std::rc::Rc;
 
 use super::Problem;
 use super::words::Word;
+use crate::config::service::NOT_WITH_HANDLER;
 use crate::config::settings::{Given, Scope, Setting, Takes, Written};
 use crate::config::{Config, Destination, Entry};
 use crate::log;
@@ -355,7 +356,17 @@ impl Scopes {
         if open.unreadable || (open.has_interfaces && open.destination.is_none()) {
             return;
         }
-        let Some((destination, _)) = open.destination else {
+        let acp_server = open.written.acp_server.or(self.defaults.acp_server);
+        let names_servers = acp_server.unwrap_or(false);
+        let destination = match open.destination {
+            None if names_servers => Some(Destination::Upstreams(Vec::new())),
+            Some((Destination::Handler(_), place)) if names_servers => {
+                let place = open.seen.get("acp-server").unwrap_or(&place).clone();
+                return self.problem(Problem::misplaced(place, NOT_WITH_HANDLER));
+            }
+            destination => destination.map(|(destination, _)| destination),
+        };
+        let Some(destination) = destination else {
             if open.has_unknown {
                 return;
             }

@@ -575,6 +575,16 @@ pub const SETTINGS: &[Setting] = &[
         ..SETTING
     },
     Setting {
+        name: "acp-server",
+        help: "the access control program may choose the upstreams",
+        write: |written, given| {
+            written.acp_server = Some(value::switch(given.text)?);
+            Ok(())
+        },
+        show: |written| switch(written.acp_server.unwrap_or(false)),
+        ..SETTING
+    },
+    Setting {
         name: "bandwidth",
         takes: Takes::Value("N[:M]"),
         help: "bytes a second that a session may move, client to upstream, and M the\n\

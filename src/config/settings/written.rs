@@ -86,6 +86,8 @@ written! {
     acp: Vec<String>,
     /// `--acp-timeout`.
     acp_timeout: Duration,
+    /// `--acp-server`.
+    acp_server: bool,
     /// `--user`.
     user: Uid,
     /// `--group`.

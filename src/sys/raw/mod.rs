@@ -203,6 +203,32 @@ pub(crate) fn start_clean(command: &mut Command) {
     unsafe { command.pre_exec(clean) };
 }
 
+/// The number of the descriptor that a program answers to.
+pub(crate) const ANSWERED: RawFd = 3;
+
+/// Has the program find this descriptor, which it is to answer to, under the number [`ANSWERED`]; behind
+/// [`start_clean`], which closes all others. The command holds the descriptor.
+pub(crate) fn pass_for_answer(command: &mut Command, descriptor: OwnedFd) -> nix::Result<()> {
+    // Where the number is free now, this takes it. So it is never that of the descriptor by which std
+    // reports a failed exec, which is yet to be made.
+    let number = fcntl(&descriptor, FcntlArg::F_DUPFD_CLOEXEC(ANSWERED))?;
+    // SAFETY: the kernel has just made this descriptor for us.
+    let descriptor = unsafe { OwnedFd::from_raw_fd(number) };
+    let pass = move || {
+        let done = match descriptor.as_raw_fd() {
+            // SAFETY: the flag of a descriptor of our own is taken away.
+            ANSWERED => unsafe { libc::fcntl(ANSWERED, libc::F_SETFD, 0) },
+            // SAFETY: in the child nobody else uses the number any more: what it was there is closed.
+            number => unsafe { libc::dup2(number, ANSWERED) },
+        };
+        Errno::result(done).map(drop).map_err(io::Error::from)
+    };
+    // SAFETY: the closure makes one async-signal-safe system call; it neither allocates nor takes a
+    // lock, as pre_exec asks of what runs between fork and exec.
+    unsafe { command.pre_exec(pass) };
+    Ok(())
+}
+
 /// Has the program killed when this process ends, however it does: then nobody is left who waits
 /// for it. What it has started is not: the supervisor sees to that, as the one that adopts it.
 pub(crate) fn end_with_us(command: &mut Command) {
