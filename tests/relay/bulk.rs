@@ -183,12 +183,13 @@ fn many_sessions_at_once_do_not_mix_their_bytes() {
 
 #[test]
 fn a_session_without_descriptors_for_pipes_delivers_everything_even_so() {
-    // 0, 1, 2 and the upstream, and then none, one or three of the four that two pipes need.
+    // 0, 1, 2 and the upstream, and then none, one or three of the four that two pipes need. What the
+    // tests were started with is closed: they may have inherited a descriptor, as from flock(1).
     for limit in [4, 5, 7] {
         let upstreams = TcpListener::bind("127.0.0.1:0").unwrap();
         let (client, accepted) = crate::harness::socket_pair();
         let script = format!(
-            "ulimit -n {limit}; exec {} --log stderr {}",
+            "exec 3>&- 4>&- 5>&- 6>&-; ulimit -n {limit}; exec {} --log stderr {}",
             crate::harness::TCPPROXY,
             upstreams.local_addr().unwrap()
         );
