@@ -5,14 +5,14 @@
 //! long as the header is incomplete, so that nothing that was seen already wakes us again. A proxy that
 //! sends its header in one piece, as it should, costs two calls.
 
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags};
-use nix::sys::socket::{MsgFlags, recv};
 
 use crate::protocol::proxy::{self, Announced, Progress};
+use crate::sys::peeking::{peek, take};
 use crate::sys::vigil::{Cut, Vigil};
 use crate::terms::reason::Reason;
 
@@ -102,23 +102,4 @@ pub(crate) fn read_header(
 fn came_within(count: usize, timeout: Duration) -> String {
     let milliseconds = timeout.as_millis();
     format!("{count} bytes of it came within {milliseconds} ms")
-}
-
-fn peek(socket: BorrowedFd, place: &mut [u8]) -> nix::Result<usize> {
-    let flags = MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT;
-    recv(socket.as_raw_fd(), place, flags)
-}
-
-/// Takes bytes that have been seen to be there.
-fn take(socket: BorrowedFd, mut seen: &mut [u8]) -> nix::Result<()> {
-    while !seen.is_empty() {
-        match recv(socket.as_raw_fd(), seen, MsgFlags::MSG_DONTWAIT) {
-            // They cannot go away; but who else holds the socket might have read.
-            Ok(0) => return Err(Errno::ECONNABORTED),
-            Ok(count) => seen = &mut seen[count..],
-            Err(Errno::EINTR) => {}
-            Err(errno) => return Err(errno),
-        }
-    }
-    Ok(())
 }

@@ -4,6 +4,7 @@
 
 pub(crate) mod errand;
 pub(crate) mod names;
+pub(crate) mod peeking;
 pub(crate) mod program;
 #[expect(unsafe_code, reason = "this is where unsafe lives")]
 mod raw;
