@@ -25,8 +25,8 @@
 //! | `relay` | two directions until their end: buffers, clocks, transcripts; no rights, no names | two descriptors |
 //! | `log` | the only voice: journals of sessions, sinks, levels | syslog, files, standard streams |
 //! | `sys` | the operating system: waiting, ids, programs, streams, names; `sys::raw` alone is unsafe | processes, descriptors, the resolver |
-//! | `protocol` | bytes of others' protocols: PROXY headers, answers of access programs | nothing |
-//! | `terms` | nouns and text that all share: endpoint, facts, reason, error, place, value, escaping | nothing |
+//! | `protocol` | bytes of others' protocols: PROXY headers; asking HTTP and SOCKS proxies for connections; answers of access programs | nothing |
+//! | `terms` | nouns and text that all share: endpoint, facts, credentials, reason, error, place, value, escaping | nothing |
 //!
 //! A room imports from those below it in this table, never from one above; `gate` and `upstream`
 //! do not know each other, nor do `source` and `relay`.
@@ -70,9 +70,10 @@ use terms::error::{Error, Status};
 // What the fuzz targets, the benchmark and the tests name. Nothing else is offered to anybody.
 pub use config::{file, settings};
 pub use log::report_panics;
-pub use protocol::{answer, proxy};
+pub use protocol::{Answer, answer, connect, proxy, socks5};
 pub use sys::Words;
 pub use sys::streams::Streams;
+pub use terms::credentials::Credentials;
 pub use terms::reason::Reason;
 
 /// The whole program, from its arguments to its exit. Nothing is torn down: the kernel does that

@@ -2,6 +2,7 @@
 //! touches the outside.
 
 pub(crate) mod client_key;
+pub(crate) mod credentials;
 pub(crate) mod endpoint;
 pub(crate) mod error;
 pub(crate) mod escape;
