@@ -3,6 +3,7 @@
 //! Names are looked up anew for every session. An upstream's addresses are tried a little apart,
 //! the first to connect wins; when none does, the next upstream's turn comes.
 
+mod exchange;
 mod failed;
 mod introduction;
 mod named;
