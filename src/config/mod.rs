@@ -13,5 +13,7 @@ pub mod file;
 pub(crate) mod service;
 pub mod settings;
 pub(crate) mod setup;
+mod unusable;
 
 pub(crate) use entry::{Config, Destination, Entry};
+pub(crate) use unusable::Unusable;

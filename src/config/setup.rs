@@ -6,11 +6,11 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use crate::config::cli::CommandLine;
-use crate::config::file::{self, Disk, Files, Problem};
+use crate::config::file::{self, Disk, Files};
 use crate::config::service::{NOT_WITH_HANDLER, Service, Services};
 use crate::config::settings::Overflow;
 use crate::config::settings::{Written, default};
-use crate::config::{Config, Destination, Entry};
+use crate::config::{Config, Destination, Entry, Unusable};
 use crate::log;
 use crate::source::{Bind, ListenAt, Listening};
 use crate::sys::user;
@@ -47,37 +47,6 @@ pub(crate) struct ServerPlan {
     pub(crate) overflow: Overflow,
     /// Where processes that others started share their counts.
     pub(crate) state_dir: Option<PathBuf>,
-}
-
-/// Why there is no setup.
-pub(crate) enum Unusable {
-    /// The command line is wrong, or something else than a file's content.
-    Error(Error),
-    /// The configuration file is wrong; there is at least one problem.
-    Problems(Vec<Problem>),
-}
-
-impl From<Error> for Unusable {
-    fn from(error: Error) -> Unusable {
-        Unusable::Error(error)
-    }
-}
-
-impl From<Unusable> for Error {
-    /// One line: the problem that says most, the first of several, and how to see the others.
-    fn from(unusable: Unusable) -> Error {
-        match unusable {
-            Unusable::Error(error) => error,
-            Unusable::Problems(problems) => {
-                let first = problems.iter().min_by_key(|problem| problem.telling);
-                let first = first.map_or_else(String::new, ToString::to_string);
-                Error::config(match problems.len() {
-                    0 | 1 => first,
-                    count => format!("{first} (and {} more: --check shows them)", count - 1),
-                })
-            }
-        }
-    }
 }
 
 impl Setup {
