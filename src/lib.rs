@@ -20,7 +20,7 @@
 //! | `session` | the order of the steps for one connection; how a handler serves it | the rooms below |
 //! | `config` | all that is decided before anybody connects: command line, file, the one table of settings, services; what is printed instead of serving | files, names of interfaces |
 //! | `gate` | who may pass, and who is a proxy: limits and rules (both pure), the access program; counts that processes share | programs, the state directory |
-//! | `upstream` | from a route to a connected socket: names, addresses, attempts (RFC 8305) | sockets |
+//! | `upstream` | from a route to a connected socket: names, addresses, attempts (RFC 8305), proxies on the way | sockets |
 //! | `source` | where clients come from: handed over, or accepted by our own listeners; the header in which a proxy says who they are; where they had meant to go | sockets |
 //! | `relay` | two directions until their end: buffers, clocks, transcripts; no rights, no names | two descriptors |
 //! | `log` | the only voice: journals of sessions, sinks, levels | syslog, files, standard streams |
@@ -66,6 +66,7 @@ use source::{Client, Listeners, Listening, Source};
 use sys::user::Ids;
 use sys::{user, wait};
 use terms::error::{Error, Status};
+use upstream::without_password;
 
 // What the fuzz targets, the benchmark and the tests name. Nothing else is offered to anybody.
 pub use config::{file, settings};
@@ -94,7 +95,11 @@ fn status(words: &Words) -> Status {
     }
     log::report_panics(streams);
     let mut log = Log::at_start(streams);
-    match cli::parse(words.all().skip(1)).and_then(|line| run(&line, streams, &mut log)) {
+    let line = cli::parse(words.all().skip(1));
+    if line.as_ref().is_ok_and(|line| line.written.via.is_some()) {
+        words.show_as(without_password);
+    }
+    match line.and_then(|line| run(&line, streams, &mut log)) {
         Ok(status) => status,
         Err(error) => {
             log.fatal(&error);

@@ -26,6 +26,10 @@ fuzz_target!(|bytes: &[u8]| {
         Err(problems) => assert!(!problems.is_empty()),
         Ok(parsed) => {
             let printed = file::print(&parsed);
+            // A password is not printed, and what is printed instead is none.
+            if printed.contains(":***@") {
+                return;
+            }
             let again = file::parse(Path::new("/printed"), &OneFile(printed.as_bytes()));
             let again = again.unwrap_or_else(|problems| panic!("{problems:?}\n{printed}"));
             assert_eq!(file::print(&again), printed);

@@ -29,6 +29,8 @@ pub(crate) struct Entry {
     pub(crate) written: Written,
     /// What serves its clients.
     pub(crate) destination: Destination,
+    /// Where that is said first.
+    pub(crate) destination_place: Place,
 }
 
 /// What serves a connection.

@@ -91,12 +91,19 @@ fn explain_one(asked: &Explained, service: &Service, text: &mut String) -> bool 
     let port = asked.port.or(service.port);
     let server = service.server_line(|upstream| upstream.name(port));
     let server = brief(server.as_encoded_bytes());
-    match service.action {
-        Action::Forward(_) if !service.program_may_choose() => line("upstream", &server),
-        Action::Forward(_) if server.is_empty() => line("upstream", "the program names it"),
-        Action::Forward(_) => {
-            let server = format!("{server}, unless the program names another");
-            line("upstream", &server);
+    match &service.action {
+        Action::Forward(forward) => {
+            if !service.program_may_choose() {
+                line("upstream", &server);
+            } else if server.is_empty() {
+                line("upstream", "the program names it");
+            } else {
+                let server = format!("{server}, unless the program names another");
+                line("upstream", &server);
+            }
+            if let Some(proxy) = &forward.route.via {
+                line("via", &proxy.to_string());
+            }
         }
         Action::Exec(_) => line("handler", &server),
     }

@@ -14,6 +14,7 @@ pub(crate) mod service;
 pub mod settings;
 pub(crate) mod setup;
 mod unusable;
+mod via;
 
 pub(crate) use entry::{Config, Destination, Entry};
 pub(crate) use unusable::Unusable;

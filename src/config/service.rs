@@ -11,8 +11,10 @@ use std::time::Duration;
 
 use nix::unistd::{Gid, Uid};
 
+use crate::config::file::{Files, MOST_PROBLEMS, Recorded};
 use crate::config::settings::{Written, default};
-use crate::config::{Destination, Entry};
+use crate::config::via;
+use crate::config::{Destination, Entry, Unusable};
 use crate::gate::{AccessProgram, Gate, Limits, Proxies};
 use crate::relay::{self, Pacing};
 use crate::source::{Bind, Client, Interface, ListenAt};
@@ -21,7 +23,7 @@ use crate::sys::user::{Capabilities, Ids};
 use crate::terms::endpoint::Endpoint;
 use crate::terms::error::Error;
 use crate::terms::place::Place;
-use crate::upstream::{Route, Upstream};
+use crate::upstream::{ForwardProxy, Route, Upstream};
 
 /// What is wrong with a handler whose upstreams somebody is to choose.
 pub(crate) const NOT_WITH_HANDLER: &str =
@@ -80,11 +82,12 @@ pub(crate) struct Forward {
 
 impl Service {
     /// The service that `written` describes, defaults filled in; for a place of its own, or whatever
-    /// a client connected to.
+    /// a client connected to. `via` is the proxy that its upstreams are reached through.
     pub(crate) fn new(
         bind: Option<&Bind>,
         written: Written,
         destination: Destination,
+        via: Option<Box<ForwardProxy>>,
     ) -> Result<Service, Error> {
         let answers = written.acp_server.unwrap_or(false);
         let program = match written.acp {
@@ -114,6 +117,7 @@ impl Service {
                     upstreams,
                     connect_timeout: written.connect_timeout.unwrap_or(default::CONNECT_TIMEOUT),
                     connect_retry: written.connect_retry.unwrap_or(default::CONNECT_RETRY),
+                    via,
                     source: written.source,
                     send_proxy: written.send_proxy.unwrap_or_default(),
                 },
@@ -256,30 +260,51 @@ pub(crate) struct Placed {
 
 impl Services {
     /// The services of a configuration file whose settings hold within `defaults`.
-    pub(crate) fn of(entries: Vec<Entry>, defaults: &Written) -> Result<Services, Error> {
-        let place = |entry: Entry| {
+    pub(crate) fn of(
+        entries: Vec<Entry>,
+        defaults: &Written,
+        files: &dyn Files,
+    ) -> Result<Services, Unusable> {
+        // Each is read once: thousands of services may name the same.
+        let files = Recorded::new(files);
+        let mut problems = via::unused_auth(&entries, defaults);
+        let mut placed = Vec::new();
+        for entry in entries {
             let Entry {
                 place,
                 interface,
                 port,
                 written,
                 destination,
+                destination_place,
             } = entry;
             let bind = Bind { interface, port };
-            let service = Service::new(Some(&bind), written.in_service(defaults), destination);
-            let service = service.map_err(|error| error.at(&place))?;
-            Ok(Placed {
+            let effective = written.in_service(defaults);
+            let via = match via::proxy_for(&effective, &destination, &destination_place, &files) {
+                Ok(via) => via,
+                Err(_) if problems.len() >= MOST_PROBLEMS => break,
+                Err(problem) => {
+                    // What is wrong with the defaults is so in all of them.
+                    if !problems.contains(&problem) {
+                        problems.push(problem);
+                    }
+                    continue;
+                }
+            };
+            let service = Service::new(Some(&bind), effective, destination, via)
+                .map_err(|error| error.at(&place))?;
+            placed.push(Placed {
                 place,
                 bind,
                 service: Rc::new(service),
                 addresses: OnceCell::new(),
-            })
-        };
-        let placed = entries
-            .into_iter()
-            .map(place)
-            .collect::<Result<_, Error>>()?;
-        Ok(Services::ByPlace(Places::of(placed)))
+            });
+        }
+        if problems.is_empty() {
+            Ok(Services::ByPlace(Places::of(placed)))
+        } else {
+            Err(Unusable::Problems(problems))
+        }
     }
 
     /// The places to listen at.

@@ -10,6 +10,7 @@ use crate::config::file::{self, Disk, Files};
 use crate::config::service::{NOT_WITH_HANDLER, Service, Services};
 use crate::config::settings::Overflow;
 use crate::config::settings::{Written, default};
+use crate::config::via;
 use crate::config::{Config, Destination, Entry, Unusable};
 use crate::log;
 use crate::source::{Bind, ListenAt, Listening};
@@ -69,7 +70,8 @@ impl Setup {
                     let line = format!("option --acp-server: {NOT_WITH_HANDLER}");
                     return Err(Unusable::Error(Error::usage(line)));
                 }
-                let service = Service::new(None, effective.clone(), destination.clone())?;
+                let via = via::proxy_of_the_only(&effective, destination, files)?;
+                let service = Service::new(None, effective.clone(), destination.clone(), via)?;
                 let transparent = service.transparent;
                 let at = |bind: &Bind| ListenAt {
                     bind: bind.clone(),
@@ -80,7 +82,7 @@ impl Setup {
             }
             None => {
                 let entries = config.map_or_else(Vec::new, |file| file.services);
-                let services = Services::of(entries, &effective)?;
+                let services = Services::of(entries, &effective, files)?;
                 let places = services.places();
                 (services, places)
             }
@@ -208,6 +210,7 @@ pub(crate) fn effective_config(line: &CommandLine) -> Result<Config, Unusable> {
             port: bind.port,
             written: Written::default(),
             destination: destination.clone(),
+            destination_place: Place::CommandLine,
         };
         config.services = line.written.binds.iter().map(entry).collect();
     }

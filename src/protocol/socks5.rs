@@ -161,13 +161,16 @@ pub fn reason(code: u8) -> &'static str {
         2 => "not allowed by its rules",
         3 => "network unreachable",
         4 => "host unreachable",
-        5 => "connection refused",
+        UPSTREAM_REFUSED => "connection refused",
         6 => "time to live expired",
         7 => "command not supported",
         8 => "address type not supported",
         _ => "a reason that is not known",
     }
 }
+
+/// The number by which a proxy says that the upstream has refused the connection.
+pub(crate) const UPSTREAM_REFUSED: u8 = 5;
 
 fn complete<T>(says: T, length: usize) -> Answer<T> {
     Answer::Complete { says, length }

@@ -20,6 +20,20 @@ pub(crate) enum Place {
     },
 }
 
+/// A value, and where it was written.
+#[derive(Debug, Clone)]
+pub(crate) struct Located<T> {
+    pub(crate) value: T,
+    pub(crate) place: Place,
+}
+
+impl<T: PartialEq> PartialEq for Located<T> {
+    /// Wherever they stand, equal values mean the same.
+    fn eq(&self, other: &Located<T>) -> bool {
+        self.value == other.value
+    }
+}
+
 impl fmt::Display for Place {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         match self {

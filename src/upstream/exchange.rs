@@ -1,4 +1,4 @@
-//! What is said to whoever was connected to, before the client has the word.
+//! What is said to whoever was connected to, and what it answers, before the client has the word.
 
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
@@ -7,7 +7,13 @@ use nix::poll::{PollFd, PollFlags};
 use nix::sys::socket::{MsgFlags, send};
 
 use super::Failed;
-use crate::sys::vigil::Vigil;
+use crate::protocol::Answer;
+use crate::sys::peeking::{peek, take};
+use crate::sys::vigil::{Cut, Vigil};
+use crate::terms::reason::Reason;
+
+/// Answers have no more bytes than this, as a rule.
+const USUAL: usize = 512;
 
 /// Sends all of something, however long that takes.
 pub(super) fn send_all(
@@ -33,6 +39,53 @@ pub(super) fn send_all(
     Ok(())
 }
 
+/// Reads an answer to its last byte and not one further, so that who is given the socket next finds the
+/// upstream's own bytes whole. `read` knows the answer; it knows it within `longest` bytes.
+pub(super) fn read_answer<T>(
+    socket: &OwnedFd,
+    mut vigil: Vigil,
+    longest: usize,
+    read: impl Fn(&[u8]) -> Answer<T>,
+) -> Result<T, Failed> {
+    let mut answer = vec![0; USUAL.min(longest)];
+    let mut taken = 0;
+    loop {
+        if taken == answer.len() {
+            answer.resize(longest, 0);
+        }
+        let arrived = match peek(socket.as_fd(), &mut answer[taken..]) {
+            Ok(0) => {
+                let why = format!("it ended the connection after {taken} bytes of its answer");
+                return Err(Failed::new(Reason::ConnectFailed, why));
+            }
+            Ok(count) => taken + count,
+            Err(Errno::EINTR) => continue,
+            Err(Errno::EAGAIN) => {
+                let set = [PollFd::new(socket.as_fd(), PollFlags::POLLIN)];
+                vigil.wait(&set, None)?;
+                continue;
+            }
+            Err(errno) => return Err(Failed::at("read its answer", errno)),
+        };
+        // As long as it is incomplete all of it is taken, so that nothing that was seen wakes us again.
+        let (end, says) = match read(&answer[..arrived]) {
+            Answer::Incomplete => (arrived, None),
+            Answer::Complete { says, length } => (length, Some(says)),
+            Answer::Wrong(why) => return Err(Failed::new(Reason::ConnectFailed, why)),
+        };
+        take(socket.as_fd(), &mut answer[taken..end])
+            .map_err(|errno| Failed::at("read its answer", errno))?;
+        taken = end;
+        if let Some(says) = says {
+            return Ok(says);
+        }
+        // Who keeps sending single bytes is not waited for, but has no more time than anybody.
+        if vigil.is_over() {
+            return Err(Failed::from(Cut::TimeOver));
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::io::{Read, Write};
@@ -42,7 +95,6 @@ mod tests {
 
     use super::*;
     use crate::protocol::proxy::{self, Announced};
-    use crate::terms::reason::Reason;
 
     /// A socket that takes nothing until its peer reads; how much it holds; and its peer.
     fn full() -> (OwnedFd, usize, UnixStream) {

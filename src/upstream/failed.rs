@@ -8,7 +8,7 @@ use crate::sys::vigil::Cut;
 use crate::terms::error::describe;
 use crate::terms::reason::Reason;
 
-use super::Upstream;
+use super::{ForwardProxy, Upstream};
 
 /// One attempt's failure: the reason, and the sentence for the log.
 pub(super) struct Failed {
@@ -27,6 +27,11 @@ impl Failed {
     }
 
     pub(super) fn at(what: &str, errno: Errno) -> Failed {
+        Failed::saying(format!("{what}: {}", describe(errno)), errno)
+    }
+
+    /// Fails for this reason of the system's, about which there is this to say.
+    pub(super) fn saying(detail: String, errno: Errno) -> Failed {
         let reason = match errno {
             Errno::ECONNREFUSED => Reason::ConnectRefused,
             Errno::ECONNRESET => Reason::ServerReset,
@@ -35,8 +40,24 @@ impl Failed {
         };
         Failed {
             reason,
-            detail: format!("{what}: {}", describe(errno)),
+            detail,
             errno: Some(errno),
+        }
+    }
+
+    /// The same failure, of a proxy on the way: it was reached, or not, but never the upstream, which has
+    /// broken nothing off.
+    pub(super) fn of(self, proxy: &ForwardProxy) -> Failed {
+        let reason = match self.reason {
+            Reason::ServerReset => Reason::ConnectFailed,
+            // Nothing that the proxy has to do with.
+            Reason::ClientReset | Reason::Terminated => return self,
+            reason => reason,
+        };
+        Failed {
+            reason,
+            detail: format!("through {proxy}: {}", self.detail),
+            ..self
         }
     }
 

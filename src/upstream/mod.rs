@@ -1,14 +1,17 @@
 //! Whom connections are forwarded to: from a name to a connected socket (RFC 8305).
 //!
 //! Names are looked up anew for every session. An upstream's addresses are tried a little apart,
-//! the first to connect wins; when none does, the next upstream's turn comes.
+//! the first to connect wins; when none does, the next upstream's turn comes. Where there is a proxy on
+//! the way, it is that which is looked up and raced for, and it is given the upstream's name.
 
 mod exchange;
 mod failed;
+mod forward_proxy;
 mod introduction;
 mod named;
 mod own_address;
 mod race;
+mod through;
 
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::OwnedFd;
@@ -20,6 +23,8 @@ use crate::sys::vigil::{Cut, Vigil};
 use crate::terms::escape::escape_word;
 use crate::terms::reason::Reason;
 use failed::Failed;
+use forward_proxy::NOT_THROUGH_PROXY;
+pub(crate) use forward_proxy::{ForwardProxy, without_password};
 pub(crate) use introduction::SendProxy;
 pub(crate) use named::Upstream;
 use named::at_port;
@@ -39,6 +44,8 @@ pub(crate) struct Route {
     pub(crate) connect_timeout: Duration,
     /// How long to go on trying when one refuses: its server may be about to start.
     pub(crate) connect_retry: Duration,
+    /// The proxy that they are reached through.
+    pub(crate) via: Option<Box<ForwardProxy>>,
     /// Our own address towards them.
     pub(crate) source: Option<OwnAddress>,
     /// What is sent to them first.
@@ -183,25 +190,52 @@ impl Route {
         mut vigil: Vigil,
         waiting: &mut dyn FnMut(),
     ) -> Result<OwnedFd, Failed> {
-        let (mut addresses, hops_left) = match upstream {
+        if let Some(proxy) = &self.via {
+            let (host, port) = asked_for(upstream, client)?;
+            let hops_left = self.hops_left(upstream, client);
+            return addresses(&proxy.host, Some(proxy.port), client, &mut vigil, waiting)
+                .and_then(|addresses| {
+                    self.race(addresses, hops_left, client, vigil.clone(), waiting)
+                })
+                .and_then(|socket| {
+                    waiting();
+                    proxy.lead(socket, &host, port, vigil)
+                })
+                .map_err(|failed| failed.of(proxy));
+        }
+        let addresses = match upstream {
             Upstream::Unix(path) if client.came_through_unix(path) => return Err(oneself()),
             Upstream::Unix(path) => return connect_unix(path, vigil, waiting),
-            Upstream::Host { host, port } => {
-                let addresses = addresses(host, *port, client, &mut vigil, waiting)?;
-                // Where our own connections come back, they seem to be the client's.
-                let hops_left = if self.connects_as_client() {
-                    client.hops_left_as_routed()
-                } else {
-                    client.hops_left()
-                };
-                (addresses, hops_left)
-            }
-            // Where rules redirect our own connections, too, they come back.
+            Upstream::Host { host, port } => addresses(host, *port, client, &mut vigil, waiting)?,
             Upstream::OriginalDestination { port } => {
-                let original = client.original_destination()?;
-                (vec![at_port(original, *port)], client.hops_left_as_routed())
+                vec![at_port(client.original_destination()?, *port)]
             }
         };
+        let hops_left = self.hops_left(upstream, client);
+        self.race(addresses, hops_left, client, vigil, waiting)
+    }
+
+    /// How many more times a connection for a client may be passed on, where that is counted.
+    fn hops_left(&self, upstream: &Upstream, client: &Client) -> Option<u8> {
+        match upstream {
+            // Where our own connections come back, they seem to be the client's.
+            Upstream::Host { .. } if self.connects_as_client() => client.hops_left_as_routed(),
+            Upstream::Host { .. } | Upstream::Unix(_) => client.hops_left(),
+            // Where rules redirect our own connections, too, they come back.
+            Upstream::OriginalDestination { .. } => client.hops_left_as_routed(),
+        }
+    }
+
+    /// Connects to the first of these addresses that can be reached: an upstream's, or those of the proxy
+    /// on the way to one.
+    fn race(
+        &self,
+        mut addresses: Vec<SocketAddr>,
+        hops_left: Option<u8>,
+        client: &Client,
+        vigil: Vigil,
+        waiting: &mut dyn FnMut(),
+    ) -> Result<OwnedFd, Failed> {
         let source = match self.source {
             Some(source) => Some(source.towards(&addresses, client)?),
             None => None,
@@ -233,6 +267,18 @@ impl Route {
     }
 }
 
+/// What a proxy is to be asked for: a host as it is written, and its port.
+fn asked_for(upstream: &Upstream, client: &Client) -> Result<(String, u16), Failed> {
+    match upstream {
+        Upstream::Host { host, port } => Ok((host.clone(), port_or_clients(*port, client)?)),
+        Upstream::OriginalDestination { port } => {
+            let original = at_port(client.original_destination()?, *port);
+            Ok((original.ip().to_string(), original.port()))
+        }
+        Upstream::Unix(_) => Err(Failed::new(Reason::ConnectFailed, NOT_THROUGH_PROXY)),
+    }
+}
+
 /// The addresses of a host, at this port or the one that the client connected to.
 fn addresses(
     host: &str,
@@ -241,15 +287,19 @@ fn addresses(
     vigil: &mut Vigil,
     waiting: &mut dyn FnMut(),
 ) -> Result<Vec<SocketAddr>, Failed> {
-    let port = port.or(client.local.port()).ok_or_else(|| {
-        let detail = "no port is given, and the client's connection has none";
-        Failed::new(Reason::ConnectFailed, detail)
-    })?;
+    let port = port_or_clients(port, client)?;
     if let Ok(address) = host.parse::<IpAddr>() {
         return Ok(vec![SocketAddr::new(address, port)]);
     }
     waiting();
     Ok(lookup::addresses(host, port, vigil)?)
+}
+
+fn port_or_clients(port: Option<u16>, client: &Client) -> Result<u16, Failed> {
+    port.or(client.local.port()).ok_or_else(|| {
+        let detail = "no port is given, and the client's connection has none";
+        Failed::new(Reason::ConnectFailed, detail)
+    })
 }
 
 /// An upstream that is where the client came from.

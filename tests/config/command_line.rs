@@ -217,6 +217,27 @@ const BAD: &[(&str, &[(&str, &str)])] = &[
         ],
     ),
     (
+        "via",
+        &[
+            ("", "it is no URL: write http://[user:password@]host[:port]"),
+            ("proxy:3128", "it is no URL"),
+            (
+                "https://proxy",
+                "its scheme is none of http, socks5 and socks5h",
+            ),
+            ("http://", "its host or port is none"),
+            ("http://proxy:0", "its host or port is none"),
+            ("http://proxy/path", "its host or port is none"),
+            ("http://user@proxy", "it has a user without a password"),
+            ("http://a:%zz@proxy", "write %25 for %"),
+            ("http://a:b%0ac@proxy", "has a control character"),
+            ("http://a%3Ab:c@proxy", "the user has a colon"),
+            ("http://user:***@proxy", "write the true one, or via-auth"),
+            ("socks5://:b@proxy", "the user has 0 bytes"),
+        ],
+    ),
+    ("via-auth", &[("", "is empty: write a path")]),
+    (
         "source",
         &[
             ("", "is not an IP address"),

@@ -182,6 +182,8 @@ fn every_default_is_printed_in_full() {
          \x20   proxy-timeout 5\n\
          \x20   send-proxy no\n\
          \x20   transparent no\n\
+         \x20   via no\n\
+         \x20   # via-auth is not set\n\
          \x20   # source is not set\n\
          \x20   buffer-size 1048576\n\
          \x20   acp-server no\n\

@@ -31,11 +31,22 @@ fn values(setting: &Setting) -> [&'static str; 3] {
         "access-log-format" => ["json", "rinetd", "common"],
         "log" => ["syslog", "file:/a", "stderr"],
         "log-level" => ["debug", "error", "notice"],
+        "via" => ["http://a:1", "socks5://b:2", "no"],
+        // Files whose first line is of that form, wherever there are users.
+        "via-auth" => ["/etc/passwd", "/etc/group", "\"/c d\""],
         "source" => ["127.0.0.1", "::1", "127.0.0.2"],
         "buffer-size" => ["4096", "8192", "65536"],
         "bandwidth" => ["100", "1000:0", "0:7"],
         "delay" => ["1", "20ms:3", "500ms"],
         other => panic!("no values for {other}: write some here"),
+    }
+}
+
+/// What has to be said before it, for a directive to mean something.
+fn goes_with(setting: &Setting) -> &'static str {
+    match setting.name {
+        "via-auth" => "via http://a:1\n",
+        _ => "",
     }
 }
 
@@ -111,6 +122,7 @@ fn a_directive_is_accepted_where_it_belongs_and_nowhere_else() {
                 ("2:1", format!("bind [::1]:25\n{line}\nserver a\n")),
             ];
             for (number, (at, text)) in scopes.into_iter().enumerate() {
+                let text = format!("{}{text}", goes_with(setting));
                 let said = Conf::new(&text).says(&["--check"]);
                 if number == 0 || setting.scope == Scope::Service {
                     assert_eq!(said.ok(), "ok\n", "{text}");
@@ -189,12 +201,13 @@ fn inner_scopes_replace_what_outer_ones_say_and_add_rules_to_theirs() {
         let name = setting.name;
         let [first, second, third] = values(setting);
         let conf = Conf::new(format!(
-            "{name} {first}\n\
+            "{}{name} {first}\n\
              port 1\nserver a\n\
              port 2\nserver a\n{name} {second}\n\
              interface 127.0.0.1\n\
              interface 127.0.0.2\n{name} {third}\n\
-             bind 127.0.0.3:3\nserver a\n{name} {third}\n"
+             bind 127.0.0.3:3\nserver a\n{name} {third}\n",
+            goes_with(setting)
         ));
         let shown = shown(&conf.says(&["-zz"]).ok(), setting);
         let expected: [(&str, &[&str]); 5] = match name {
@@ -233,7 +246,8 @@ fn options_override_the_defaults_of_the_file_but_not_what_a_service_says() {
             Scope::Server | Scope::CommandLine => String::new(),
         };
         let conf = Conf::new(format!(
-            "{name} {first}\nport 1\nserver a\nport 2\nserver a\n{in_service}"
+            "{}{name} {first}\nport 1\nserver a\nport 2\nserver a\n{in_service}",
+            goes_with(setting)
         ));
         let options = option(setting, third);
         let shown = shown(&says(&conf, &options, &["-zz"]).ok(), setting);

@@ -45,7 +45,7 @@ pub(crate) enum Telling {
 }
 
 impl Problem {
-    fn wrong(place: Place, what: impl Into<String>) -> Problem {
+    pub(super) fn wrong(place: Place, what: impl Into<String>) -> Problem {
         Problem {
             place,
             what: what.into(),
@@ -53,7 +53,7 @@ impl Problem {
         }
     }
 
-    fn misplaced(place: Place, what: impl Into<String>) -> Problem {
+    pub(super) fn misplaced(place: Place, what: impl Into<String>) -> Problem {
         Problem {
             telling: Telling::Misplaced,
             ..Problem::wrong(place, what)
@@ -87,6 +87,9 @@ pub trait Files {
 /// What is longer, all files together, is no configuration of ours, and is not read further, in
 /// bytes.
 pub(crate) const LONGEST: usize = 16 << 20;
+
+/// How many problems are reported; the rest are likely their consequences.
+pub(super) const MOST_PROBLEMS: usize = 100;
 
 #[cfg(test)]
 mod tests;

@@ -26,6 +26,7 @@ pub fn print(config: &Config) -> String {
             port,
             written,
             destination,
+            destination_place: _,
         } = entry;
         let place = format!("{interface}:{port}");
         // Writing to a String cannot fail.

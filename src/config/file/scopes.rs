@@ -4,8 +4,8 @@ use std::collections::HashMap;
 use std::path::PathBuf;
 use std::rc::Rc;
 
-use super::Problem;
 use super::words::Word;
+use super::{MOST_PROBLEMS, Problem};
 use crate::config::service::NOT_WITH_HANDLER;
 use crate::config::settings::{Given, Scope, Setting, Takes, Written};
 use crate::config::{Config, Destination, Entry};
@@ -21,8 +21,6 @@ use crate::upstream::Upstream;
 
 /// How many services there may be.
 const MOST_SERVICES: usize = 10_000;
-/// How many problems are reported; the rest are likely their consequences.
-const MOST_PROBLEMS: usize = 100;
 
 /// Nothing, or what is wrong.
 pub(super) type Outcome = Result<(), Problem>;
@@ -289,8 +287,12 @@ impl Scopes {
             (_, []) => return Err(Problem::wrong(place, format!("{name} needs {needs}"))),
             (_, [_, extra, ..]) => {
                 let extra_place = place_of(extra);
-                let extra = brief(&extra.text);
-                let what = format!("'{extra}' is one word too many: {name} takes {needs}");
+                let what = if setting.secret {
+                    format!("this is one word too many: {name} takes {needs}")
+                } else {
+                    let extra = brief(&extra.text);
+                    format!("'{extra}' is one word too many: {name} takes {needs}")
+                };
                 return Err(Problem::wrong(extra_place, what));
             }
         };
@@ -359,14 +361,14 @@ impl Scopes {
         let acp_server = open.written.acp_server.or(self.defaults.acp_server);
         let names_servers = acp_server.unwrap_or(false);
         let destination = match open.destination {
-            None if names_servers => Some(Destination::Upstreams(Vec::new())),
+            None if names_servers => Some((Destination::Upstreams(Vec::new()), open.place.clone())),
             Some((Destination::Handler(_), place)) if names_servers => {
                 let place = open.seen.get("acp-server").unwrap_or(&place).clone();
                 return self.problem(Problem::misplaced(place, NOT_WITH_HANDLER));
             }
-            destination => destination.map(|(destination, _)| destination),
+            destination => destination,
         };
-        let Some(destination) = destination else {
+        let Some((destination, destination_place)) = destination else {
             if open.has_unknown {
                 return;
             }
@@ -391,6 +393,7 @@ impl Scopes {
             port: open.port,
             written: open.written,
             destination,
+            destination_place,
         };
         self.services.push((open.number, entry));
     }

@@ -57,6 +57,8 @@ pub struct Setting {
     pub takes: Takes,
     /// Whether it may stand more than once in a scope.
     pub repeatable: bool,
+    /// Whether its value may have a password in it, which no message has, then.
+    pub secret: bool,
     /// What it does, its unit and its default, in a few words.
     pub help: &'static str,
     /// Notes the value down. A setting without one is given the empty string.

@@ -10,8 +10,9 @@ use crate::log;
 use crate::relay::{Bandwidth, Delay};
 use crate::source::Bind;
 use crate::sys::names::accounts;
+use crate::terms::place::Located;
 use crate::terms::value::{self, quote, quote_command};
-use crate::upstream::{OwnAddress, SendProxy};
+use crate::upstream::{ForwardProxy, OwnAddress, SendProxy};
 
 /// What every setting begins with.
 const SETTING: Setting = Setting {
@@ -21,6 +22,7 @@ const SETTING: Setting = Setting {
     scope: Scope::Service,
     takes: Takes::Switch,
     repeatable: false,
+    secret: false,
     help: "",
     write: |_, _| Ok(()),
     show: |_| Vec::new(),
@@ -548,6 +550,43 @@ pub const SETTINGS: &[Setting] = &[
             Ok(())
         },
         show: |written| switch(written.transparent.unwrap_or(false)),
+        ..SETTING
+    },
+    Setting {
+        name: "via",
+        takes: Takes::Value("URL"),
+        secret: true,
+        help: "reach upstreams through a proxy, http://[user:password@]host[:port] or\n\
+               socks5://... (default no)",
+        write: |written, given| {
+            let value = match given.text {
+                "no" => None,
+                text => Some(ForwardProxy::parse(text)?),
+            };
+            let place = given.place.clone();
+            written.via = Some(Box::new(Located { value, place }));
+            Ok(())
+        },
+        show: |written| {
+            let proxy = written.via.as_ref().and_then(|via| via.value.as_ref());
+            one(proxy.map_or_else(|| "no".to_owned(), |proxy| quote(&proxy.to_string())))
+        },
+        ..SETTING
+    },
+    Setting {
+        name: "via-auth",
+        takes: Takes::Value("F"),
+        help: "the first line of this file is user:password for that proxy",
+        write: |written, given| {
+            let (value, place) = (value::path(given.text)?, given.place.clone());
+            written.via_auth = Some(Box::new(Located { value, place }));
+            Ok(())
+        },
+        // One that is for nobody would be a mistake in a service, but is none in the defaults.
+        show: |written| match (&written.via, &written.via_auth) {
+            (Some(via), Some(auth)) if via.value.is_some() => path(Some(&auth.value)),
+            _ => Vec::new(),
+        },
         ..SETTING
     },
     Setting {

@@ -12,7 +12,8 @@ use crate::gate::{AllowLevels, Others, Rate, Rules};
 use crate::log;
 use crate::relay::{Bandwidth, Delay};
 use crate::source::Bind;
-use crate::upstream::{OwnAddress, SendProxy};
+use crate::terms::place::Located;
+use crate::upstream::{ForwardProxy, OwnAddress, SendProxy};
 
 /// A struct of settings that are each written or not, and their inheritance.
 macro_rules! written {
@@ -22,6 +23,8 @@ macro_rules! written {
         #[derive(Debug, Clone, Default, PartialEq)]
         pub(crate) struct Written {
             $($(#[$doc])+ pub(crate) $name: Option<$kind>,)+
+            /// `--via-auth`.
+            pub(crate) via_auth: Option<Box<Located<PathBuf>>>,
             /// `--bind`, in the order given.
             pub(crate) binds: Vec<Bind>,
             /// `--allow` and `--deny`.
@@ -36,7 +39,13 @@ macro_rules! written {
             /// What holds where this was written within a scope in which `outer` was: single
             /// values replace the outer ones, rules follow them.
             pub(crate) fn within(self, outer: &Written) -> Written {
+                // One proxy's credentials are not told to another that stands in its place.
+                let outer_via_auth = match (&self.via, &outer.via) {
+                    (Some(_), Some(_)) => None,
+                    (Some(_), None) | (None, _) => outer.via_auth.clone(),
+                };
                 Written {
+                    via_auth: self.via_auth.or(outer_via_auth),
                     $($name: self.$name.or_else(|| outer.$name.clone()),)+
                     binds: self.binds,
                     rules: self.rules.within(&outer.rules),
@@ -136,6 +145,8 @@ written! {
     write: PathBuf,
     /// `--transparent`.
     transparent: bool,
+    /// `--via`; the inner `None` is "none".
+    via: Box<Located<Option<ForwardProxy>>>,
     /// `--source`.
     source: OwnAddress,
     /// `--buffer-size`, in bytes.
