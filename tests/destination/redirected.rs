@@ -11,6 +11,7 @@ use std::thread;
 use std::time::Duration;
 
 use crate::harness::config_file::Conf;
+use crate::harness::forward_proxies::Scripted;
 use crate::harness::gateway::{
     CLIENT, Ends, SERVER, TO_CLIENT, TO_SERVER, at, filter, on_gateway, seen, serve, start,
     wait_for_neighbours,
@@ -96,6 +97,32 @@ fn another_port_can_be_taken_at_the_address_that_was_meant() {
             let server = format!("server={}", at(ip, MEANT));
             proxy.log.wait_for(&server);
         }
+    });
+}
+
+#[test]
+fn a_proxy_on_the_way_is_asked_for_the_address_that_was_meant() {
+    beside_a_service(|ends| {
+        redirect("80", OURS);
+        let asked = Scripted::new(|asked, _| {
+            asked.connect();
+            asked.say("HTTP/1.1 200 OK\r\n\r\nhello");
+        });
+        let proxy = start(OURS, &["--via", &asked.http(), "original-dst"]);
+        for ip in SERVER {
+            let client = ends.client.connect(at(ip, MEANT));
+            assert_eq!(read_all(&client), b"hello");
+            drop(client);
+            let meant = at(ip, MEANT).to_string();
+            let start = format!("CONNECT {meant} HTTP/1.1\r\n");
+            let request = asked.requests().pop().unwrap();
+            assert!(request.starts_with(&start), "{request}");
+            proxy.log.wait_for(&format!("server={meant}"));
+        }
+        // Who was not redirected is none of the proxy's trouble.
+        let client = ends.client.connect(at(TO_CLIENT[0], OURS));
+        assert_not_redirected(&proxy, client, 3, "");
+        assert_eq!(asked.requests().len(), 2);
     });
 }
 

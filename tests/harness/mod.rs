@@ -11,6 +11,7 @@
 //! | `narrow_session` | a session whose client takes little at once, so that the relay blocks soon |
 //! | `clients` | clients of chosen ports and from chosen addresses |
 //! | `ports` | free ports, for whom port 0 does not serve |
+//! | `forward_proxies` | proxies on the way to an upstream: the real ones, and one that follows a script |
 //! | `config_file` | a configuration file, what is said about it, and a server that has it |
 //! | `reloading` | a server whose file the test changes while it runs |
 //! | `access_log` | access logs: lines, JSON, sessions that leave one |
@@ -39,6 +40,7 @@
 pub mod access_log;
 pub mod clients;
 pub mod config_file;
+pub mod forward_proxies;
 pub mod gateway;
 mod machine;
 pub mod name_server;
