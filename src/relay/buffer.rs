@@ -1,4 +1,4 @@
-//! What is on its way in one direction: in memory or in a pipe, never in both.
+//! What is on its way in one direction: in memory, in a pipe or on a desk, never in two of them.
 
 use std::os::fd::BorrowedFd;
 use std::time::{Duration, Instant};
@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 use nix::time::{ClockId, clock_gettime};
 
+use super::Desk;
 use super::Engine;
 use super::course::{Clocks, Course, Read, SMALL, Way};
 use super::memory::Memory;
@@ -16,6 +17,8 @@ pub(super) struct Buffer {
     course: Course,
     memory: Memory,
     pipe: Option<Pipe>,
+    /// Where everything lies if it is edited.
+    desk: Option<Box<Desk>>,
     /// When each was last made, or had much on its way.
     memory_used: Instant,
     pipe_used: Instant,
@@ -87,6 +90,7 @@ impl Buffer {
             course: Course::new(engine, most),
             memory: Memory::default(),
             pipe: None,
+            desk: (engine == Engine::Edited).then(Box::default),
             memory_used: now,
             pipe_used: now,
             emptied: true,
@@ -102,6 +106,9 @@ impl Buffer {
 
     /// Whether it can take more.
     pub(super) fn has_room(&self) -> bool {
+        if let Some(desk) = &self.desk {
+            return desk.has_room();
+        }
         match self.filled_pipe() {
             Some(pipe) => pipe.room() > 0,
             None => self.memory.is_empty() || self.memory.room() > 0,
@@ -110,11 +117,21 @@ impl Buffer {
 
     /// Whether everything has been written to the sink.
     pub(super) fn is_empty(&self) -> bool {
-        self.memory.is_empty() && self.filled_pipe().is_none()
+        self.desk.as_ref().is_none_or(|desk| desk.is_empty())
+            && self.memory.is_empty()
+            && self.filled_pipe().is_none()
     }
 
-    /// How many bytes are still to be written to the sink.
+    /// What is edited, if it is.
+    pub(super) fn desk(&mut self) -> Option<&mut Desk> {
+        self.desk.as_deref_mut()
+    }
+
+    /// How many bytes are still to be written to the sink, as they are.
     pub(super) fn held(&self) -> usize {
+        if let Some(desk) = &self.desk {
+            return desk.onward.len();
+        }
         self.filled_pipe()
             .map_or(self.memory.held(), |pipe| pipe.held())
     }
@@ -131,6 +148,9 @@ impl Buffer {
         most: usize,
         now: Instant,
     ) -> Result<Filled, Failure> {
+        if let Some(desk) = &mut self.desk {
+            return Ok(desk.fill(source, most)?);
+        }
         let was_empty = self.is_empty();
         if was_empty {
             self.prepare(now).map_err(|_| Failure::Ours)?;
@@ -232,9 +252,10 @@ impl Buffer {
     /// Writes at most so much, once, to a sink that does not block. Returns how many bytes it took, 0 if
     /// it takes none now.
     pub(super) fn drain(&mut self, sink: BorrowedFd, most: usize) -> nix::Result<usize> {
-        let drained = match &mut self.pipe {
-            Some(pipe) if !pipe.is_empty() => pipe.drain(sink, most),
-            _ => self.memory.drain(sink, most),
+        let drained = match (&mut self.desk, &mut self.pipe) {
+            (Some(desk), _) => desk.drain(sink, most),
+            (None, Some(pipe)) if !pipe.is_empty() => pipe.drain(sink, most),
+            (None, _) => self.memory.drain(sink, most),
         };
         if !self.is_empty() {
             // What comes next has waited for the sink: that says nothing of the source.
@@ -248,7 +269,10 @@ impl Buffer {
 
     /// The last `count` bytes read, where they can be seen.
     pub(super) fn newest(&self, count: usize) -> &[u8] {
-        self.memory.newest(count)
+        match &self.desk {
+            Some(desk) => desk.newest(count),
+            None => self.memory.newest(count),
+        }
     }
 
     /// Learns that the sink has let it wait.
@@ -276,6 +300,9 @@ impl Buffer {
     pub(super) fn clear(&mut self) {
         self.memory = Memory::default();
         self.pipe = None;
+        if let Some(desk) = &mut self.desk {
+            **desk = Desk::default();
+        }
     }
 
     /// Gives back what is larger than messages need, and has been of no use for a while.

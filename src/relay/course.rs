@@ -159,7 +159,7 @@ impl Course {
         let small = Way::Copy(most.min(SMALL));
         let (has_pipe, way) = match engine {
             Engine::Adaptive => (most > SMALL, small),
-            Engine::Copy => (false, small),
+            Engine::Copy | Engine::Edited => (false, small),
             #[cfg(test)]
             Engine::Splice => (true, Way::Splice(most.min(PIPE))),
         };

@@ -18,7 +18,8 @@ use crate::terms::reason::Reason;
 pub struct Relay<'a> {
     /// The machine.
     pub machine: &'a mut Machine,
-    /// Who is shown what passes, if the machine only [copies](super::Engine::Copy).
+    /// Who is shown what passes, if the machine only [copies](super::Engine::Copy) or is
+    /// [edited](super::Engine::Edited).
     pub tap: Option<&'a mut dyn Tap>,
 }
 
@@ -30,11 +31,14 @@ type Sides = [Ready; 2];
 /// at them between two turns, and does what is its own to do: once bytes have passed, at `until`, or
 /// when all of them have [ended](Machine::end).
 ///
+/// One of `beside` wakes it as well: it is not told whether it was that, and who has brought them looks.
+///
 /// Where the `hunch` is that there is something to read already, that is looked for first.
 ///
 /// For one machine nothing is allocated.
 pub fn turn(
     relays: &mut [Relay],
+    beside: &[PollFd],
     hunch: &mut Hunch,
     until: Option<Instant>,
 ) -> nix::Result<Instant> {
@@ -54,7 +58,7 @@ pub fn turn(
         &mut of_several[..]
     };
     let due = relays.iter().filter_map(|relay| relay.machine.wakes_at());
-    let woken = sleep(relays, ready, due.chain(until).min())?;
+    let woken = sleep(relays, beside, ready, due.chain(until).min())?;
     let now = Instant::now();
     let mut moved = Moved::Nothing;
     for (relay, &mut sides) in relays.iter_mut().zip(ready) {
@@ -115,11 +119,17 @@ fn look(relays: &mut [Relay]) -> (Instant, Moved) {
 }
 
 /// Sleeps until a side is ready, and notes which are.
-fn sleep(relays: &[Relay], ready: &mut [Sides], until: Option<Instant>) -> nix::Result<Woken> {
+fn sleep(
+    relays: &[Relay],
+    beside: &[PollFd],
+    ready: &mut [Sides],
+    until: Option<Instant>,
+) -> nix::Result<Woken> {
     let mut wanted = relays
         .iter()
         .flat_map(|relay| Side::BOTH.map(|side| polled(relay.machine, side)))
-        .flatten();
+        .flatten()
+        .chain(beside.iter().cloned());
     let (mut one, mut two, mut more);
     let set = match (wanted.next(), wanted.next(), wanted.next()) {
         (Some(first), Some(second), Some(third)) => {

@@ -12,7 +12,7 @@ use super::direction::{Direction, State};
 use super::pace::Pace;
 use super::pacing::Pacing;
 use super::readiness::{Interest, Ready};
-use super::{Bounds, Engine, Outcome, Side};
+use super::{Bounds, Desk, Engine, Outcome, Side};
 use crate::sys;
 use crate::terms::reason::Reason;
 
@@ -157,9 +157,8 @@ impl Machine {
         reason = "it is no error, but the machine as it was"
     )]
     pub fn park(self) -> Result<Parked, Machine> {
-        let is_empty = |direction: &Direction| direction.buffer.is_empty();
-        let rests = self.phase == Phase::Moving && self.directions.iter().all(is_empty);
-        if !rests || self.broken.is_some() || self.engine == Engine::Copy {
+        let rests = self.phase == Phase::Moving && self.is_empty();
+        if !rests || self.broken.is_some() || self.engine.shows_bytes() {
             return Err(self);
         }
         let [sent, received] = [Side::Upstream, Side::Client].map(|side| self.delivered_to(side));
@@ -205,6 +204,29 @@ impl Machine {
         self.sockets[side as usize].as_fd()
     }
 
+    /// What has arrived from a side of a machine that is [edited](Engine::Edited), and goes on to the
+    /// other: `None` of any other machine, or where nothing can go on. Between two turns its owner takes
+    /// from the one and adds to the other; then the machine [advances](Machine::advance), whatever is
+    /// ready. A side that has ended is told the other when nothing is left of either.
+    pub fn desk(&mut self, from: Side) -> Option<&mut Desk> {
+        let direction = &mut self.directions[from as usize];
+        match (self.phase, direction.state) {
+            (Phase::Moving, State::Open | State::Draining) => direction.buffer.desk(),
+            _ => None,
+        }
+    }
+
+    /// Whether nothing more will arrive from a side.
+    pub fn has_ended(&self, side: Side) -> bool {
+        self.from(side).state != State::Open
+    }
+
+    /// Whether everything that was read has been written.
+    pub fn is_empty(&self) -> bool {
+        let is_empty = |direction: &Direction| direction.buffer.is_empty();
+        self.directions.iter().all(is_empty)
+    }
+
     /// When a byte last moved, a side ended, or the relay began. Later than its beginning, it says
     /// that the first bytes have been passed on, or that there are none.
     pub fn last_activity(&self) -> Instant {
@@ -225,7 +247,7 @@ impl Machine {
     }
 
     /// Whether one direction has been delivered to its end.
-    fn is_half_closed(&self) -> bool {
+    pub fn is_half_closed(&self) -> bool {
         self.directions
             .iter()
             .any(|direction| direction.state == State::Done)
@@ -311,7 +333,8 @@ impl Machine {
         }
     }
 
-    /// Moves what can be moved. What arrives is shown to the tap, if the machine only copies.
+    /// Moves what can be moved. What arrives is shown to the tap, if the machine only copies
+    /// or is edited.
     pub fn advance(&mut self, ready: [Ready; 2], now: Instant, mut tap: Option<&mut dyn Tap>) {
         match self.phase {
             Phase::Moving => {}
@@ -425,7 +448,7 @@ impl Machine {
                 *more = likely;
                 direction.has_read(count, now);
                 // Bytes in a pipe cannot be seen.
-                if self.engine == Engine::Copy
+                if self.engine.shows_bytes()
                     && let Some(tap) = tap
                 {
                     tap.record(from, direction.buffer.newest(count));

@@ -2,13 +2,14 @@
 //!
 //! `machine` decides: it is told what is ready and what time it is, and says what it wants next, in
 //! the words of `readiness`. `buffer` holds what is on its way, in `memory` or in a `pipe`; `course`
-//! chooses between them by what has come so far, and says why. `pace` holds a direction back, where that
-//! was asked for in the words of `pacing`. `drive` is the loop around a few
-//! machines; who holds thousands brings another. Nothing here knows of clients' rights, names or
-//! logs: two sockets and their times come in, a reason and two counts go out.
+//! chooses between them by what has come so far, and says why. Where somebody edits what passes, that lies
+//! on a `desk` instead. `pace` holds a direction back, where that was asked for in the words of `pacing`.
+//! `drive` is the loop around a few machines; who holds thousands brings another. Nothing here knows of
+//! clients' rights, names or logs: two sockets and their times come in, a reason and two counts go out.
 
 mod buffer;
 mod course;
+mod desk;
 mod direction;
 mod drive;
 mod hunch;
@@ -25,6 +26,7 @@ use std::time::Duration;
 
 use crate::terms::reason::Reason;
 
+pub use desk::Desk;
 pub use drive::{Relay, turn};
 pub use hunch::Hunch;
 pub use machine::{Machine, Parked, Tap};
@@ -40,9 +42,23 @@ pub enum Engine {
     Adaptive,
     /// Through memory only, where they can be seen.
     Copy,
+    /// Through the hands of the machine's owner, who [edits](Machine::desk) them.
+    Edited,
     /// By splice(2) from the first byte on.
     #[cfg(test)]
     Splice,
+}
+
+impl Engine {
+    /// Whether bytes can be seen on their way.
+    fn shows_bytes(self) -> bool {
+        match self {
+            Engine::Copy | Engine::Edited => true,
+            Engine::Adaptive => false,
+            #[cfg(test)]
+            Engine::Splice => false,
+        }
+    }
 }
 
 /// The bounds of a relay: of what it holds, and of how long nothing may happen.

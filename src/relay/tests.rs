@@ -13,7 +13,9 @@ use std::time::{Duration, Instant};
 use nix::sys::socket::sockopt::{Linger, SndBuf};
 use nix::sys::socket::{MsgFlags, send, setsockopt};
 
-use super::{Bounds, Engine, Hunch, Interest, Machine, Outcome, Pacing, Ready, Relay, Side, turn};
+use super::{
+    Bounds, Desk, Engine, Hunch, Interest, Machine, Outcome, Pacing, Ready, Relay, Side, turn,
+};
 use crate::sys;
 use crate::sys::sockets::set_urgent_in_line;
 use crate::terms::reason::Reason;
@@ -28,16 +30,25 @@ pub(super) enum Mode {
     Splice,
     /// Adaptively, and it is parked and resumed at each quiet moment.
     Parking,
+    /// By hand, with everything passed on as it is.
+    Edited,
 }
 
 impl Mode {
-    pub(super) const ALL: &[Mode] = &[Mode::Adaptive, Mode::Copy, Mode::Splice, Mode::Parking];
+    pub(super) const ALL: &[Mode] = &[
+        Mode::Adaptive,
+        Mode::Copy,
+        Mode::Splice,
+        Mode::Parking,
+        Mode::Edited,
+    ];
 
     fn engine(self) -> Engine {
         match self {
             Mode::Adaptive | Mode::Parking => Engine::Adaptive,
             Mode::Copy => Engine::Copy,
             Mode::Splice => Engine::Splice,
+            Mode::Edited => Engine::Edited,
         }
     }
 }
@@ -55,7 +66,7 @@ fn run_paced(mode: Mode, sockets: [OwnedFd; 2], bounds: Bounds, pacing: &Pacing)
     machine.pace(pacing, Instant::now());
     let mut hunch = match mode {
         Mode::Parking => Hunch::eager(),
-        Mode::Adaptive | Mode::Copy | Mode::Splice => Hunch::default(),
+        Mode::Adaptive | Mode::Copy | Mode::Splice | Mode::Edited => Hunch::default(),
     };
     loop {
         let quiet_at = (mode == Mode::Parking).then(|| Instant::now() + QUIET);
@@ -71,7 +82,26 @@ fn run_paced(mode: Mode, sockets: [OwnedFd; 2], bounds: Bounds, pacing: &Pacing)
 
 fn turn_of(machine: &mut Machine, hunch: &mut Hunch, until: Option<Instant>) -> Instant {
     let tap = None;
-    turn(&mut [Relay { machine, tap }], hunch, until).unwrap()
+    let now = turn(&mut [Relay { machine, tap }], &[], hunch, until).unwrap();
+    pass_on(machine, now);
+    now
+}
+
+/// Passes everything on, as far as there is room, that is for somebody to edit.
+fn pass_on(machine: &mut Machine, now: Instant) {
+    let mut is_moved = Side::BOTH.iter().any(|&side| machine.desk(side).is_some());
+    while is_moved {
+        is_moved = false;
+        for side in Side::BOTH {
+            if let Some(desk) = machine.desk(side)
+                && desk.onward.len() < Desk::MOST_ONWARD
+            {
+                is_moved |= !desk.arrived.is_empty();
+                desk.onward.append(&mut desk.arrived);
+            }
+        }
+        machine.advance([Ready::default(); 2], now, None);
+    }
 }
 
 /// Parks a machine, if it can be parked, and goes on with it.
@@ -387,9 +417,10 @@ fn a_machine_that_is_told_of_readiness_that_is_not_there_neither_blocks_nor_lose
         let mut machine = machine(mode, ours, theirs, 1024);
         let advance = |mut machine: Machine| {
             machine.advance([EVERYTHING; 2], Instant::now(), None);
+            pass_on(&mut machine, Instant::now());
             match mode {
                 Mode::Parking => park_and_resume(machine),
-                Mode::Adaptive | Mode::Copy | Mode::Splice => machine,
+                Mode::Adaptive | Mode::Copy | Mode::Splice | Mode::Edited => machine,
             }
         };
         for _ in 0..100 {
@@ -433,6 +464,7 @@ fn nothing_is_wanted_from_a_source_while_its_buffer_is_full() {
                 last = Instant::now();
             }
             machine.advance([READABLE, Ready::default()], Instant::now(), None);
+            pass_on(&mut machine, Instant::now());
         }
         let both = Interest {
             readable: true,
@@ -640,7 +672,7 @@ fn one_loop_drives_several_relays_and_each_ends_for_itself() {
             .iter_mut()
             .map(|machine| Relay { machine, tap: None })
             .collect();
-        turn(&mut relays, &mut hunch, None).unwrap();
+        turn(&mut relays, &[], &mut hunch, None).unwrap();
         machines.retain(|machine| match machine.end() {
             None => true,
             Some(Outcome { reason, sent, .. }) => {

@@ -375,7 +375,7 @@ fn drive(
     let mut hunch = Hunch::default();
     loop {
         let tap = transcript.as_deref_mut().map(|tap| tap as &mut dyn Tap);
-        let now = relay::turn(&mut [Relay { machine, tap }], &mut hunch, put_off)?;
+        let now = relay::turn(&mut [Relay { machine, tap }], &[], &mut hunch, put_off)?;
         let is_time = |latest: &mut Instant| machine.last_activity() > began || *latest <= now;
         if put_off.take_if(is_time).is_some() {
             journal.catch_up();

@@ -50,7 +50,7 @@ fn allocations(bytes: u64) -> usize {
         let mut machine = Machine::new(sockets, bounds, Engine::Adaptive, None, Instant::now());
         let outcome = loop {
             let machine = &mut machine;
-            relay::turn(&mut [Relay { machine, tap: None }], &mut hunch, None).unwrap();
+            relay::turn(&mut [Relay { machine, tap: None }], &[], &mut hunch, None).unwrap();
             if let Some(outcome) = machine.end() {
                 break outcome;
             }
