@@ -2,6 +2,7 @@
 
 pub mod answer;
 pub mod connect;
+pub mod ftp;
 pub mod proxy;
 pub mod socks5;
 
