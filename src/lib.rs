@@ -17,7 +17,7 @@
 //! | room | knows | may touch |
 //! | --- | --- | --- |
 //! | `server` | processes that accept, count, fork, reap, reload; its state for those who watch it | processes, a pid file; never a client's byte |
-//! | `session` | the order of the steps for one connection; how a handler serves it | the rooms below |
+//! | `session` | the order of the steps for one connection; how a handler serves it; the helper that relays FTP's further connections | the rooms below |
 //! | `config` | all that is decided before anybody connects: command line, file, the one table of settings, services; what is printed instead of serving | files, names of interfaces |
 //! | `gate` | who may pass, and who is a proxy: limits and rules (both pure), the access program; counts that processes share | programs, the state directory |
 //! | `upstream` | from a route to a connected socket: names, addresses, attempts (RFC 8305), proxies on the way | sockets |

@@ -104,6 +104,9 @@ fn explain_one(asked: &Explained, service: &Service, text: &mut String) -> bool 
             if let Some(proxy) = &forward.route.via {
                 line("via", &proxy.to_string());
             }
+            if forward.ftp.is_some() {
+                line("helper", "ftp");
+            }
         }
         Action::Exec(_) => line("handler", &server),
     }

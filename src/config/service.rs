@@ -4,7 +4,7 @@
 use std::cell::OnceCell;
 use std::collections::HashMap;
 use std::ffi::OsString;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::Duration;
@@ -12,7 +12,7 @@ use std::time::Duration;
 use nix::unistd::{Gid, Uid};
 
 use crate::config::file::{Files, MOST_PROBLEMS, Recorded};
-use crate::config::settings::{Written, default};
+use crate::config::settings::{Helper, Written, default};
 use crate::config::via;
 use crate::config::{Destination, Entry, Unusable};
 use crate::gate::{AccessProgram, Gate, Limits, Proxies};
@@ -23,6 +23,7 @@ use crate::sys::user::{Capabilities, Ids};
 use crate::terms::endpoint::Endpoint;
 use crate::terms::error::Error;
 use crate::terms::place::Place;
+use crate::terms::value::PortRange;
 use crate::upstream::{ForwardProxy, Route, Upstream};
 
 /// What is wrong with a handler whose upstreams somebody is to choose.
@@ -76,8 +77,21 @@ pub(crate) struct Forward {
     pub(crate) relay: relay::Bounds,
     /// What its bytes are held back by.
     pub(crate) pacing: Pacing,
+    /// How FTP's data connections are followed, if they are.
+    pub(crate) ftp: Option<Ftp>,
     /// The base name of the transcript, if one is to be written.
     pub(crate) transcript: Option<PathBuf>,
+}
+
+/// How FTP's data connections are followed.
+#[derive(Debug)]
+pub(crate) struct Ftp {
+    /// What clients are told to connect to, where it is not what they have reached.
+    pub(crate) address: Option<Ipv4Addr>,
+    /// The ports to listen on, where not any will do.
+    pub(crate) ports: Option<PortRange>,
+    /// How long to wait for a connection.
+    pub(crate) data_timeout: Duration,
 }
 
 impl Service {
@@ -89,6 +103,9 @@ impl Service {
         destination: Destination,
         via: Option<Box<ForwardProxy>>,
     ) -> Result<Service, Error> {
+        if let Some(complaint) = Helper::complaint(&written, &destination) {
+            return Err(Error::config(complaint));
+        }
         let answers = written.acp_server.unwrap_or(false);
         let program = match written.acp {
             None => None,
@@ -110,6 +127,13 @@ impl Service {
             Destination::Handler(_) | Destination::Upstreams(_) => {}
         }
         let idle_timeout = written.timeout.unwrap_or(default::TIMEOUT);
+        let ftp = written.helper.flatten().map(|Helper::Ftp| Ftp {
+            address: written.ftp_address,
+            ports: written.ftp_ports,
+            data_timeout: written
+                .ftp_data_timeout
+                .unwrap_or(default::FTP_DATA_TIMEOUT),
+        });
         let action = match destination {
             Destination::Handler(program) => Action::Exec(program),
             Destination::Upstreams(upstreams) => Action::Forward(Forward {
@@ -130,6 +154,7 @@ impl Service {
                     bandwidth: written.bandwidth.unwrap_or_default(),
                     delay: written.delay.unwrap_or_default(),
                 },
+                ftp,
                 transcript: written.write,
             }),
         };

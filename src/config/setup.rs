@@ -9,7 +9,7 @@ use crate::config::cli::CommandLine;
 use crate::config::file::{self, Disk, Files};
 use crate::config::service::{NOT_WITH_HANDLER, Service, Services};
 use crate::config::settings::Overflow;
-use crate::config::settings::{Written, default};
+use crate::config::settings::{Helper, Written, default};
 use crate::config::via;
 use crate::config::{Config, Destination, Entry, Unusable};
 use crate::log;
@@ -65,6 +65,12 @@ impl Setup {
         };
         let (services, places) = match &line.destination {
             Some(destination) => {
+                if let Some(complaint) = Helper::complaint(&effective, destination)
+                    && line.written.helper.is_some()
+                {
+                    let error = Error::usage(format!("option --{complaint}"));
+                    return Err(Unusable::Error(error));
+                }
                 let is_handler = matches!(destination, Destination::Handler(_));
                 if is_handler && line.written.acp_server == Some(true) {
                     let line = format!("option --acp-server: {NOT_WITH_HANDLER}");

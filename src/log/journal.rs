@@ -160,6 +160,11 @@ impl<'a> Journal<'a> {
         self.line(Level::Notice, why);
     }
 
+    /// Notes the end of a connection that the session had beside its own.
+    pub(crate) fn data_connection(&self, ended: impl Display) {
+        self.line_about(" data", Level::Info, ended);
+    }
+
     /// Says what failed.
     pub(crate) fn error(&self, what: &dyn Display) {
         self.line(Level::Error, what);
@@ -181,6 +186,11 @@ impl<'a> Journal<'a> {
     }
 
     fn line(&self, level: Level, what: impl Display) {
+        self.line_about("", level, what);
+    }
+
+    /// A line with these words behind the session's number.
+    fn line_about(&self, of: &str, level: Level, what: impl Display) {
         if !self.log.is_logged(level) {
             return;
         }
@@ -188,7 +198,7 @@ impl<'a> Journal<'a> {
         if self.is_to_be_logged(level) {
             self.log.line(
                 level,
-                format_args!("session {}: {what}", self.facts.session),
+                format_args!("session {}{of}: {what}", self.facts.session),
             );
         }
     }

@@ -153,6 +153,7 @@ impl Record<'_> {
             | Reason::TooManyFromClient
             | Reason::TooFastFromClient
             | Reason::BadProxyHeader
+            | Reason::ProtocolError
             | Reason::Terminated
             | Reason::HandlerExited
             | Reason::HandlerFailed

@@ -1,17 +1,18 @@
 //! The story of one session, from the connected socket to the reason it ended. inetd, systemd,
 //! our own listener and the tests all enter through [`serve`].
 
+mod ftp;
 mod handler;
 mod introduction;
 
 use std::mem;
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use nix::sys::socket::{Shutdown, shutdown};
 
-use crate::config::service::{Action, Forward, Service};
+use crate::config::service::{Action, Forward, Ftp, Service};
 use crate::gate::{Admitted, Denied, Ledger, Refusal, Standing, StateDir};
 use crate::log::{Ended, Journal, Log, Quota};
 use crate::protocol::answer;
@@ -332,17 +333,34 @@ fn relay_to(
             .map_err(|error| warn_of_transcript(journal, &error))
             .ok()
     });
-    let engine = match transcript {
-        Some(_) => Engine::Copy,
-        None => Engine::Adaptive,
+    let followed = forward
+        .ftp
+        .as_ref()
+        .and_then(|plan| ftp_parties(&client, upstream.socket.as_fd(), plan, journal));
+    let engine = match (&followed, &transcript) {
+        (Some(_), _) => Engine::Edited,
+        (None, Some(_)) => Engine::Copy,
+        (None, None) => Engine::Adaptive,
+    };
+    let bounds = match followed {
+        Some(_) => ftp::bounds(forward),
+        None => forward.relay,
     };
     let sockets = [client.socket, upstream.socket];
     let now = Instant::now();
-    let mut machine = Machine::new(sockets, forward.relay, engine, ends_at, now);
-    if !forward.pacing.is_none() {
-        machine.pace(&forward.pacing, now);
-    }
-    let relayed = drive(&mut machine, transcript.as_mut(), journal);
+    let mut machine = Machine::new(sockets, bounds, engine, ends_at, now);
+    let tap = transcript.as_mut();
+    let relayed = match followed {
+        Some((parties, plan)) => {
+            ftp::drive(&mut machine, parties, forward, plan, ends_at, tap, journal)
+        }
+        None => {
+            if !forward.pacing.is_none() {
+                machine.pace(&forward.pacing, now);
+            }
+            drive(&mut machine, tap, journal)
+        }
+    };
     // Both sides have been told. The process ends with its session, and the kernel then closes what
     // is open without being called for each.
     mem::forget(machine);
@@ -361,6 +379,22 @@ fn relay_to(
             Ended::without_bytes(upstream.name, Reason::InternalError)
         }
     }
+}
+
+/// Between whom FTP's data connections are to be followed. A client that has no address has none of
+/// those.
+#[cold]
+fn ftp_parties<'a>(
+    client: &Client,
+    upstream: BorrowedFd,
+    plan: &'a Ftp,
+    journal: &Journal,
+) -> Option<(ftp::Parties, &'a Ftp)> {
+    let parties = ftp::Parties::of(client, upstream);
+    if parties.is_none() {
+        journal.notice("helper ftp: a side has no IP address, so that nothing is followed");
+    }
+    Some((parties?, plan))
 }
 
 /// Drives a relay to its end. The journal's line that was put off is written once there is time for

@@ -1,10 +1,13 @@
 //! What sockets are told beside what nix has a word for.
 
-use std::os::fd::BorrowedFd;
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
-use nix::sys::socket::setsockopt;
-use nix::sys::socket::sockopt::{OobInline, ReceiveTimeout, SendTimeout};
+use nix::sys::socket::sockopt::{Ipv6V6Only, OobInline, ReceiveTimeout, ReuseAddr, SendTimeout};
+use nix::sys::socket::{
+    AddressFamily, Backlog, SockFlag, SockType, SockaddrStorage, bind, listen, setsockopt, socket,
+};
 use nix::sys::time::{TimeVal, TimeValLike};
 
 /// Has urgent data read in its place in the stream, as the relay needs it, or not, as handlers may
@@ -22,4 +25,24 @@ pub(crate) fn bound_waits(socket: BorrowedFd, longest: Duration) -> nix::Result<
     let longest = TimeVal::microseconds(longest.as_micros() as i64);
     setsockopt(&socket, ReceiveTimeout, &longest)?;
     setsockopt(&socket, SendTimeout, &longest)
+}
+
+/// A listener at this address alone, for one family; accepting does not wait. Port 0 is any that is free.
+/// Its connections read urgent data in its place.
+pub(crate) fn listen_at(place: SocketAddr, backlog: Backlog) -> nix::Result<OwnedFd> {
+    let family = match place {
+        SocketAddr::V4(_) => AddressFamily::Inet,
+        SocketAddr::V6(_) => AddressFamily::Inet6,
+    };
+    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    let listener = socket(family, SockType::Stream, flags, None)?;
+    // Its earlier connections may still be in TIME_WAIT (tcp(7)).
+    setsockopt(&listener, ReuseAddr, &true)?;
+    if place.is_ipv6() {
+        setsockopt(&listener, Ipv6V6Only, &true)?;
+    }
+    set_urgent_in_line(listener.as_fd(), true);
+    bind(listener.as_raw_fd(), &SockaddrStorage::from(place))?;
+    listen(&listener, backlog)?;
+    Ok(listener)
 }

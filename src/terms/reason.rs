@@ -41,6 +41,8 @@ pub enum Reason {
     TooFastFromClient,
     /// A proxy did not say as it should whose connection it is.
     BadProxyHeader,
+    /// The client or the upstream said what its protocol has no room for.
+    ProtocolError,
     /// The session was asked to end.
     Terminated,
     /// The handler ended, with whatever status.
@@ -71,6 +73,7 @@ impl Reason {
         Reason::TooManyFromClient,
         Reason::TooFastFromClient,
         Reason::BadProxyHeader,
+        Reason::ProtocolError,
         Reason::Terminated,
         Reason::HandlerExited,
         Reason::HandlerFailed,
@@ -97,6 +100,7 @@ impl Reason {
             Reason::TooManyFromClient => "too-many-from-client",
             Reason::TooFastFromClient => "too-fast-from-client",
             Reason::BadProxyHeader => "bad-proxy-header",
+            Reason::ProtocolError => "protocol-error",
             Reason::Terminated => "terminated",
             Reason::HandlerExited => "handler-exited",
             Reason::HandlerFailed => "handler-failed",
@@ -120,6 +124,7 @@ impl Reason {
             | Reason::TooManyFromClient
             | Reason::TooFastFromClient
             | Reason::BadProxyHeader
+            | Reason::ProtocolError
             | Reason::Terminated
             | Reason::HandlerExited => Status::Done,
             Reason::ConnectTimeout
@@ -150,6 +155,7 @@ impl Reason {
             | Reason::ConnectRefused
             | Reason::ConnectFailed
             | Reason::NameNotFound
+            | Reason::ProtocolError
             | Reason::Terminated
             | Reason::HandlerExited
             | Reason::HandlerFailed
@@ -168,6 +174,7 @@ impl Reason {
             | Reason::IdleTimeout
             | Reason::HalfCloseTimeout
             | Reason::MaxDuration
+            | Reason::ProtocolError
             | Reason::Terminated
             | Reason::HandlerExited => false,
             Reason::ConnectTimeout

@@ -3,6 +3,7 @@
 //! A parser returns the complaint without the setting's name: whoever knows where the text stood
 //! (an option, later a line of a file) puts that in front.
 
+use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
@@ -101,6 +102,45 @@ pub(crate) fn size(text: &str, smallest: usize, largest: usize) -> Result<usize,
                 brief(text)
             )
         })
+}
+
+/// Ports from the first to the last, without those that need rights.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct PortRange {
+    first: u16,
+    last: u16,
+}
+
+/// The ports that only root can bind end before this (ip(7), `ip_unprivileged_port_start`).
+const FIRST_UNPRIVILEGED: u16 = 1024;
+
+impl PortRange {
+    /// Parses `FIRST-LAST`.
+    pub(crate) fn parse(text: &str) -> Result<PortRange, Complaint> {
+        let port = |text| whole_number(text).filter(|&port| port >= FIRST_UNPRIVILEGED);
+        let ends = text.split_once('-');
+        match ends.map(|(first, last)| (port(first), port(last))) {
+            Some((Some(first), Some(last))) if first <= last => Ok(PortRange { first, last }),
+            _ => Err(format!(
+                "'{}' is no range of ports: write FIRST-LAST, each of {FIRST_UNPRIVILEGED} to \
+                 65535, as in 50000-50999",
+                brief(text)
+            )),
+        }
+    }
+
+    /// Every port in it, from one on that this number chooses.
+    pub(crate) fn from(self, number: usize) -> impl Iterator<Item = u16> {
+        let count = usize::from(self.last - self.first) + 1;
+        // The sum is within the range, and so a port.
+        (0..count).map(move |step| self.first + ((number % count + step) % count) as u16)
+    }
+}
+
+impl fmt::Display for PortRange {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        write!(f, "{}-{}", self.first, self.last)
+    }
 }
 
 /// A command: words as a shell splits them. No shell is run. Never empty.
@@ -333,6 +373,33 @@ mod tests {
         assert_eq!(nearest("tiemout", known.into_iter()), Some("timeout"));
         assert_eq!(nearest("xyzzy", known.into_iter()), None);
         assert_eq!(nearest("usr", known.into_iter()), Some("user"));
+    }
+
+    #[test]
+    fn a_range_of_ports_is_gone_round_once_from_any_of_them() {
+        let range = PortRange::parse("1024-1027").unwrap();
+        assert_eq!(range.to_string(), "1024-1027");
+        for (number, expected) in [
+            (0, [1024, 1025, 1026, 1027]),
+            (3, [1027, 1024, 1025, 1026]),
+            (usize::MAX, [1027, 1024, 1025, 1026]),
+        ] {
+            assert!(range.from(number).eq(expected), "{number}");
+        }
+        let all = PortRange::parse("1024-65535").unwrap();
+        assert_eq!(all.from(7).count(), 64_512);
+        for text in [
+            "",
+            "1024",
+            "1024-",
+            "-1024",
+            "1023-1024",
+            "1025-1024",
+            "1-65536",
+            "a-b",
+        ] {
+            assert!(PortRange::parse(text).is_err(), "{text}");
+        }
     }
 
     #[test]

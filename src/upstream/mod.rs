@@ -31,6 +31,7 @@ use named::at_port;
 use own_address::Bound;
 pub(crate) use own_address::OwnAddress;
 use race::{Begin, Race, connect_unix, interleaved};
+pub(crate) use race::{begin_connecting, outcome};
 
 /// Before upstreams that refuse are tried again, where that was asked for.
 const RETRY_DELAY: Duration = Duration::from_millis(100);

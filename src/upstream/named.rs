@@ -87,6 +87,10 @@ impl Upstream {
         })
     }
 
+    pub(crate) fn is_unix(&self) -> bool {
+        matches!(self, Upstream::Unix(_))
+    }
+
     /// Its name in the log and for programs, with the port that a missing one stands for.
     pub(crate) fn name(&self, default_port: Option<u16>) -> String {
         match self {

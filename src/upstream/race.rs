@@ -2,7 +2,7 @@
 //! unix-domain socket.
 
 use std::collections::VecDeque;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -169,6 +169,19 @@ impl Race {
     }
 }
 
+/// A socket that is connecting beside a session's own, from this address of ours if one is given; and
+/// whether it is connected already.
+pub(crate) fn begin_connecting(
+    to: SocketAddr,
+    own: Option<IpAddr>,
+) -> nix::Result<(OwnedFd, bool)> {
+    let begin = Begin {
+        source: own.map(Bound::Own),
+        hop_limit: None,
+    };
+    start_connecting(to, begin)
+}
+
 /// A socket that is connecting, and whether it is connected already.
 fn start_connecting(address: SocketAddr, begin: Begin) -> nix::Result<(OwnedFd, bool)> {
     let Some(Bound::Foreign(source)) = begin.source else {
@@ -234,7 +247,7 @@ fn attempt(address: SocketAddr, begin: Begin) -> nix::Result<(OwnedFd, bool)> {
 ///
 /// Asking with SO_ERROR would take away the error of a connection that was reset behind data, and
 /// the relay would then find an end of input there.
-fn outcome(socket: &OwnedFd) -> nix::Result<()> {
+pub(crate) fn outcome(socket: &OwnedFd) -> nix::Result<()> {
     let flags = MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT;
     match recv(socket.as_raw_fd(), &mut [0], flags) {
         Ok(_) | Err(Errno::EAGAIN | Errno::EINTR) => {}

@@ -194,6 +194,29 @@ const BAD: &[(&str, &[(&str, &str)])] = &[
             ("yes", "write no, v1, v2"),
         ],
     ),
+    (
+        "helper",
+        &[("", "write no, ftp"), ("fpt", "did you mean 'ftp'?")],
+    ),
+    (
+        "ftp-address",
+        &[
+            ("", "is not an IPv4 address"),
+            ("::1", "is not an IPv4 address"),
+        ],
+    ),
+    (
+        "ftp-ports",
+        &[
+            ("", "write FIRST-LAST"),
+            ("50000", "write FIRST-LAST"),
+            ("50001-50000", "write FIRST-LAST"),
+            ("1023-2000", "each of 1024 to 65535"),
+            ("50000-65536", "each of 1024 to 65535"),
+            ("50000-50001-50002", "write FIRST-LAST"),
+        ],
+    ),
+    ("ftp-data-timeout", NOT_TIMES_ABOVE_0),
     ("connect-timeout", NOT_TIMES_ABOVE_0),
     ("acp-timeout", NOT_TIMES_ABOVE_0),
     (

@@ -31,7 +31,7 @@ impl Numbers {
     }
 }
 
-const OF_SERVICES: [&str; 36] = [
+const OF_SERVICES: [&str; 40] = [
     "timeout 1500ms",
     "timeout 0",
     "half-close-timeout 3",
@@ -60,6 +60,10 @@ const OF_SERVICES: [&str; 36] = [
     "proxy-others serve",
     "proxy-timeout 500ms",
     "send-proxy v2",
+    "helper no",
+    "ftp-address 192.0.2.9",
+    "ftp-ports 50000-50009",
+    "ftp-data-timeout 90",
     "source ::1",
     "source client",
     "source client:port",
@@ -181,6 +185,10 @@ fn every_default_is_printed_in_full() {
          \x20   proxy-others refuse\n\
          \x20   proxy-timeout 5\n\
          \x20   send-proxy no\n\
+         \x20   helper no\n\
+         \x20   # ftp-address is not set\n\
+         \x20   # ftp-ports is not set\n\
+         \x20   ftp-data-timeout 60\n\
          \x20   transparent no\n\
          \x20   via no\n\
          \x20   # via-auth is not set\n\

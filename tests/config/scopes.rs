@@ -18,14 +18,16 @@ fn values(setting: &Setting) -> [&'static str; 3] {
             ["yes", "no", "yes"]
         }
         "timeout" | "acp-timeout" | "connect-timeout" | "connect-retry" | "half-close-timeout"
-        | "max-duration" | "lifetime" | "max-sessions" | "max-per-source" | "proxy-timeout" => {
-            ["7", "8", "9"]
-        }
+        | "max-duration" | "lifetime" | "max-sessions" | "max-per-source" | "proxy-timeout"
+        | "ftp-data-timeout" => ["7", "8", "9"],
         "env-prefix" => ["A_", "B_", "C_"],
         "allow" | "deny" | "accept-proxy" => ["192.0.2.1", "192.0.2.0/24", "2001:db8::*"],
         "allow-levels" => ["each", "any", "each"],
         "proxy-others" => ["serve", "refuse", "serve"],
         "send-proxy" => ["v1", "v2", "no"],
+        "helper" => ["ftp", "no", "ftp"],
+        "ftp-address" => ["192.0.2.1", "192.0.2.2", "192.0.2.3"],
+        "ftp-ports" => ["50000-50009", "1024-65535", "2000-2000"],
         "overflow" => ["drop", "defer", "drop"],
         "rate" => ["1/2ms:3", "4/5ms:6", "7/8ms:9"],
         "access-log-format" => ["json", "rinetd", "common"],

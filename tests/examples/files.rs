@@ -190,6 +190,57 @@ fn haproxys_clients_are_ours_and_the_servers() {
         .wait_for(&format!("opened: client={own} via=127.0.0.1:"));
 }
 
+#[test]
+fn an_ftp_servers_files_are_got_through_it() {
+    needs_root();
+    let (port, server_port, first) = (free_port(), free_port(), free_port());
+    let text = rewritten(
+        "ftp.conf",
+        &[
+            ("port 21\n", &format!("port {port}\ninterface 127.0.0.1\n")),
+            ("192.0.2.21:21", &format!("127.0.0.1:{server_port}")),
+            ("50000-50999", &format!("{first}-{}", first + 9)),
+        ],
+    );
+    let scratch = Scratch::new();
+    let directory = scratch.join("private");
+    fs::create_dir(&directory).unwrap();
+    fs::set_permissions(&directory, fs::Permissions::from_mode(0o755)).unwrap();
+    fs::write(directory.join("file"), "got\n").unwrap();
+    let place = directory.display();
+    let theirs = format!(
+        "ServerName test\nUseIPv6 off\nDefaultAddress 127.0.0.1\nPort {server_port}\nUseReverseDNS off\n\
+         ScoreboardFile {place}/scoreboard\nPidFile {place}/pid\nDelayTable none\nDelayEngine off\n\
+         WtmpLog off\nTransferLog none\nSystemLog none\nRequireValidShell off\nAuthOrder mod_auth_file.c\n\
+         AuthUserFile {place}/users\nUser nobody\nGroup nogroup\n"
+    );
+    let (theirs_at, users_at) = (directory.join("proftpd.conf"), directory.join("users"));
+    fs::write(&theirs_at, theirs).unwrap();
+    // Of "x".
+    let hash = "$1$salt$9GHNWvCB1UrDZjPi7uags0";
+    fs::write(
+        &users_at,
+        format!("ftp:{hash}:65534:65534::{place}:/bin/false\n"),
+    )
+    .unwrap();
+    fs::set_permissions(&users_at, fs::Permissions::from_mode(0o600)).unwrap();
+    let mut command = Command::new(unpacked("proftpd-core/usr/sbin/proftpd"));
+    command.arg("-n").arg("-c").arg(&theirs_at);
+    let _server = Running::start(command.stdin(Stdio::null()).stdout(Stdio::null()));
+    drop(connect_to(at(server_port)));
+    let ours = scratch.join("tcpproxy.conf");
+    fs::write(&ours, text).unwrap();
+    let mut command = Command::new(TCPPROXY);
+    command.args(["--log", "stderr", "-f"]).arg(&ours);
+    let proxy = Running::start(command.stdin(Stdio::null()));
+    proxy.log.wait_for("listening on ");
+    let url = format!("ftp://127.0.0.1:{port}/file");
+    let got =
+        Said::by(Command::new("curl").args(["-q", "-sS", "--max-time", "20", "-u", "ftp:x", &url]));
+    assert_eq!(got.ok(), "got\n");
+    proxy.log.wait_for(" data: mode=passive");
+}
+
 /// What a client reads to the end that sends nothing more.
 fn greeting(client: TcpStream) -> String {
     client.shutdown(Shutdown::Write).unwrap();

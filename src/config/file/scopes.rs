@@ -7,7 +7,7 @@ use std::rc::Rc;
 use super::words::Word;
 use super::{MOST_PROBLEMS, Problem};
 use crate::config::service::NOT_WITH_HANDLER;
-use crate::config::settings::{Given, Scope, Setting, Takes, Written};
+use crate::config::settings::{Given, Helper, Scope, Setting, Takes, Written};
 use crate::config::{Config, Destination, Entry};
 use crate::log;
 use crate::source::{Bind, Interface};
@@ -375,6 +375,14 @@ impl Scopes {
             let what = "has neither server nor exec: write one of them";
             return self.problem(Problem::missing(open.place, what));
         };
+        let helper = open.written.helper.or(self.defaults.helper).flatten();
+        let effective = helper.map(|_| open.written.clone().within(&self.defaults));
+        if let Some(complaint) =
+            effective.and_then(|written| Helper::complaint(&written, &destination))
+        {
+            let place = open.seen.get("helper").unwrap_or(&open.place);
+            return self.problem(Problem::misplaced(place.clone(), complaint));
+        }
         let key = (open.interface.clone(), open.port);
         if let Some(earlier) = self.places.get(&key) {
             let (interface, port) = key;

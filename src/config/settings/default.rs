@@ -26,6 +26,8 @@ pub(crate) const CONNECT_RETRY: Duration = Duration::ZERO;
 pub(crate) const ACP_TIMEOUT: Duration = Duration::from_secs(10);
 /// `--proxy-timeout`.
 pub(crate) const PROXY_TIMEOUT: Duration = Duration::from_secs(5);
+/// `--ftp-data-timeout`.
+pub(crate) const FTP_DATA_TIMEOUT: Duration = Duration::from_secs(60);
 /// `--max-sessions`.
 pub(crate) const MAX_SESSIONS: Option<usize> = Some(500);
 /// `--buffer-size`, in bytes.

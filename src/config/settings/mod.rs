@@ -11,8 +11,10 @@ mod shown;
 mod table;
 mod written;
 
+use crate::config::Destination;
 use crate::terms::place::Place;
 use crate::terms::value::Fault;
+use crate::upstream::{OwnAddress, Upstream};
 
 pub(crate) use explained::Explained;
 pub use table::SETTINGS;
@@ -41,6 +43,40 @@ impl Overflow {
     /// The ways by name.
     pub(crate) const WORDS: &[(&str, Overflow)] =
         &[("defer", Overflow::Defer), ("drop", Overflow::Drop)];
+}
+
+/// What a protocol whose connections lead to others is helped by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Helper {
+    /// FTP's control connection is read, and its data connections are relayed.
+    Ftp,
+}
+
+impl Helper {
+    /// The helpers by name.
+    pub(crate) const WORDS: &[(&str, Option<Helper>)] = &[("no", None), ("ftp", Some(Helper::Ftp))];
+
+    /// What cannot be helped, where these settings hold for what leads there, in a sentence.
+    pub(crate) fn complaint(written: &Written, destination: &Destination) -> Option<String> {
+        let Helper::Ftp = written.helper.flatten()?;
+        let is_unix = |upstreams: &[Upstream]| upstreams.iter().any(Upstream::is_unix);
+        let what = match destination {
+            Destination::Handler(_) => "a handler",
+            Destination::Upstreams(upstreams) if is_unix(upstreams) => "a unix upstream",
+            Destination::Upstreams(_)
+                if written.via.as_ref().is_some_and(|via| via.value.is_some()) =>
+            {
+                "via"
+            }
+            Destination::Upstreams(_) if written.source.is_some_and(OwnAddress::is_clients) => {
+                "source client"
+            }
+            Destination::Upstreams(_) => return None,
+        };
+        Some(format!(
+            "helper: ftp cannot go with {what}: leave that out, or write helper no"
+        ))
+    }
 }
 
 /// One setting.

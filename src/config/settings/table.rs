@@ -1,17 +1,19 @@
 //! The table itself.
 
+use std::net::Ipv4Addr;
 use std::path::PathBuf;
 
 use super::shown::{one, or_never, or_unlimited, path, rules, switch, time, word};
-use super::{Explained, Scope, Setting, Shown, Takes, default};
+use super::{Explained, Helper, Scope, Setting, Shown, Takes, default};
 use crate::config::settings::Overflow;
 use crate::gate::{AllowLevels, Others, Rate, Rule};
 use crate::log;
 use crate::relay::{Bandwidth, Delay};
 use crate::source::Bind;
 use crate::sys::names::accounts;
+use crate::terms::escape::brief;
 use crate::terms::place::Located;
-use crate::terms::value::{self, quote, quote_command};
+use crate::terms::value::{self, PortRange, quote, quote_command};
 use crate::upstream::{ForwardProxy, OwnAddress, SendProxy};
 
 /// What every setting begins with.
@@ -481,6 +483,60 @@ pub const SETTINGS: &[Setting] = &[
             Ok(())
         },
         show: |written| word(SendProxy::WORDS, written.send_proxy.unwrap_or_default()),
+        ..SETTING
+    },
+    Setting {
+        name: "helper",
+        takes: Takes::Value("no|ftp"),
+        help: "follow this protocol's further connections (default no)",
+        write: |written, given| {
+            written.helper = Some(value::one_of(given.text, Helper::WORDS)?);
+            Ok(())
+        },
+        show: |written| word(Helper::WORDS, written.helper.flatten()),
+        ..SETTING
+    },
+    Setting {
+        name: "ftp-address",
+        takes: Takes::Value("A"),
+        help: "what FTP clients are told to connect to for data, if it is not the\n\
+               address that they reached",
+        write: |written, given| {
+            let address = given.text.parse::<Ipv4Addr>().map_err(|_| {
+                format!(
+                    "'{}' is not an IPv4 address: the reply to EPSV, which IPv6 needs, names none",
+                    brief(given.text)
+                )
+            })?;
+            written.ftp_address = Some(address);
+            Ok(())
+        },
+        show: |written| written.ftp_address.into_iter().flat_map(one).collect(),
+        ..SETTING
+    },
+    Setting {
+        name: "ftp-ports",
+        takes: Takes::Value("FIRST-LAST"),
+        help: "ports to take FTP's data connections on (default: any free one)",
+        write: |written, given| {
+            written.ftp_ports = Some(PortRange::parse(given.text)?);
+            Ok(())
+        },
+        show: |written| written.ftp_ports.into_iter().flat_map(one).collect(),
+        ..SETTING
+    },
+    Setting {
+        name: "ftp-data-timeout",
+        takes: Takes::Value("S"),
+        help: "seconds to wait for an FTP data connection (default 60)",
+        write: |written, given| {
+            written.ftp_data_timeout = Some(value::some_seconds(given.text)?);
+            Ok(())
+        },
+        show: |written| {
+            let timeout = written.ftp_data_timeout;
+            time(timeout.unwrap_or(default::FTP_DATA_TIMEOUT))
+        },
         ..SETTING
     },
     Setting {

@@ -1,18 +1,20 @@
 //! What was written about the settings, in one scope: the command line, a file's defaults, or a
 //! service.
 
+use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use nix::unistd::{Gid, Uid};
 
-use super::{Explained, Shown};
+use super::{Explained, Helper, Shown};
 use crate::config::settings::Overflow;
 use crate::gate::{AllowLevels, Others, Rate, Rules};
 use crate::log;
 use crate::relay::{Bandwidth, Delay};
 use crate::source::Bind;
 use crate::terms::place::Located;
+use crate::terms::value::PortRange;
 use crate::upstream::{ForwardProxy, OwnAddress, SendProxy};
 
 /// A struct of settings that are each written or not, and their inheritance.
@@ -137,6 +139,14 @@ written! {
     proxy_timeout: Duration,
     /// `--send-proxy`.
     send_proxy: SendProxy,
+    /// `--helper`; the inner `None` is "no".
+    helper: Option<Helper>,
+    /// `--ftp-address`.
+    ftp_address: Ipv4Addr,
+    /// `--ftp-ports`.
+    ftp_ports: PortRange,
+    /// `--ftp-data-timeout`.
+    ftp_data_timeout: Duration,
     /// `--env-prefix`.
     env_prefix: String,
     /// `--clear-env`.
