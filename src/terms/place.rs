@@ -34,6 +34,17 @@ impl<T: PartialEq> PartialEq for Located<T> {
     }
 }
 
+impl Place {
+    /// A character of a file that is read: no line there is as long as would be cut here.
+    pub(crate) fn in_file(path: &Rc<PathBuf>, line: u32, column: usize) -> Place {
+        Place::File {
+            path: Rc::clone(path),
+            line,
+            column: column as u32,
+        }
+    }
+}
+
 impl fmt::Display for Place {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         match self {

@@ -7,6 +7,7 @@
 mod disk;
 mod parse;
 mod print;
+pub(super) mod reading;
 mod record;
 mod scopes;
 mod words;
@@ -90,6 +91,8 @@ pub(crate) const LONGEST: usize = 16 << 20;
 
 /// How many problems are reported; the rest are likely their consequences.
 pub(super) const MOST_PROBLEMS: usize = 100;
+/// How many services there may be.
+pub(super) const MOST_SERVICES: usize = 10_000;
 
 #[cfg(test)]
 mod tests;

@@ -4,8 +4,9 @@ use std::collections::HashMap;
 use std::path::PathBuf;
 use std::rc::Rc;
 
+use super::reading::Problems;
 use super::words::Word;
-use super::{MOST_PROBLEMS, Problem};
+use super::{MOST_SERVICES, Problem};
 use crate::config::service::NOT_WITH_HANDLER;
 use crate::config::settings::{Given, Helper, Scope, Setting, Takes, Written};
 use crate::config::{Config, Destination, Entry};
@@ -18,9 +19,6 @@ use crate::terms::place::Place;
 use crate::terms::value;
 use crate::terms::value::Fault;
 use crate::upstream::Upstream;
-
-/// How many services there may be.
-const MOST_SERVICES: usize = 10_000;
 
 /// Nothing, or what is wrong.
 pub(super) type Outcome = Result<(), Problem>;
@@ -79,16 +77,14 @@ pub(super) struct Scopes {
     services: Vec<(usize, Entry)>,
     opened: usize,
     places: HashMap<(Interface, u16), Place>,
-    problems: Vec<Problem>,
+    problems: Problems,
 }
 
 impl Scopes {
     pub(super) fn finish(mut self) -> Result<Config, Vec<Problem>> {
         self.close_port();
         self.check_daemon();
-        if !self.problems.is_empty() {
-            return Err(in_order(self.problems));
-        }
+        self.problems.unless_any(()).map_err(in_order)?;
         self.services.sort_by_key(|(opened, _)| *opened);
         Ok(Config {
             defaults: self.defaults,
@@ -108,19 +104,13 @@ impl Scopes {
     }
 
     /// Notes a problem, unless there are enough.
-    pub(super) fn problem(&mut self, mut problem: Problem) {
-        if self.has_enough_problems() {
-            return;
-        }
-        if self.problems.len() + 1 == MOST_PROBLEMS {
-            problem.what += " (further problems are not shown)";
-        }
-        self.problems.push(problem);
+    pub(super) fn problem(&mut self, problem: Problem) {
+        self.problems.note(problem);
     }
 
     /// Whether there is nothing to be gained by reading on.
     pub(super) fn has_enough_problems(&self) -> bool {
-        self.problems.len() >= MOST_PROBLEMS
+        self.problems.are_enough()
     }
 
     fn scope(&mut self, bind: Option<Bind>, place: Place) -> Open {
