@@ -179,34 +179,46 @@ impl Rules {
         }
     }
 
-    /// Judges a client: a deny that matches refuses; where there are allows, one must match.
+    /// Judges a client: a deny that matches refuses; where there are allows, one must match. With
+    /// levels of their own it is told, as in rinetd, that none does before a deny is told.
     pub(crate) fn judge(&self, client: &Endpoint, levels: AllowLevels) -> Verdict<'_> {
         let asked = Asked::about(client);
-        let all = || self.defaults.iter().chain(&self.own);
-        if let Some(deny) = all().find_map(|list| list.first(Effect::Deny, &asked)) {
-            return Verdict::Refuse(Denial::By(deny));
-        }
         match levels {
-            AllowLevels::Any => match opinion(all(), &asked) {
-                Opinion::Silent => Verdict::Pass([None, None]),
-                Opinion::Yes(allow) => Verdict::Pass([Some(allow), None]),
-                Opinion::No => Verdict::Refuse(Denial::NotAllowed),
-            },
+            AllowLevels::Any => {
+                let all = || self.defaults.iter().chain(&self.own);
+                if let Some(deny) = denying(all(), &asked) {
+                    return Verdict::Refuse(Denial::By(deny));
+                }
+                match opinion(all(), &asked) {
+                    Opinion::Silent => Verdict::Pass([None, None]),
+                    Opinion::Yes(allow) => Verdict::Pass([Some(allow), None]),
+                    Opinion::No => Verdict::Refuse(Denial::NotAllowed),
+                }
+            }
             AllowLevels::Each => {
-                let defaults = match opinion(self.defaults.iter(), &asked) {
-                    Opinion::Silent => None,
-                    Opinion::Yes(allow) => Some(allow),
-                    Opinion::No => return Verdict::Refuse(Denial::NotAllowedByDefaults),
-                };
-                let own = match opinion(self.own.iter(), &asked) {
-                    Opinion::Silent => None,
-                    Opinion::Yes(allow) => Some(allow),
-                    Opinion::No => return Verdict::Refuse(Denial::NotAllowedByService),
-                };
-                Verdict::Pass([defaults, own])
+                let mut allows = [None; 2];
+                let levels = [
+                    (&self.defaults, Denial::NotAllowedByDefaults),
+                    (&self.own, Denial::NotAllowedByService),
+                ];
+                for (allow, (lists, not_allowed)) in allows.iter_mut().zip(levels) {
+                    *allow = match opinion(lists.iter(), &asked) {
+                        Opinion::Silent => None,
+                        Opinion::Yes(allow) => Some(allow),
+                        Opinion::No => return Verdict::Refuse(not_allowed),
+                    };
+                    if let Some(deny) = denying(lists.iter(), &asked) {
+                        return Verdict::Refuse(Denial::By(deny));
+                    }
+                }
+                Verdict::Pass(allows)
             }
         }
     }
+}
+
+fn denying<'a>(mut lists: impl Iterator<Item = &'a Rc<List>>, asked: &Asked) -> Option<&'a Rule> {
+    lists.find_map(|list| list.first(Effect::Deny, asked))
 }
 
 fn opinion<'a>(lists: impl Iterator<Item = &'a Rc<List>>, asked: &Asked) -> Opinion<'a> {

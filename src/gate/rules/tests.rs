@@ -115,6 +115,24 @@ fn with_each_level_one_of_the_defaults_and_one_of_the_service_must_allow() {
 }
 
 #[test]
+fn level_by_level_a_missing_allow_is_told_before_a_deny() {
+    let defaults = rules(&["deny 10.6.6.6", "allow 10.0.0.0/8", "deny 192.0.2.1"]);
+    let own = rules(&["deny 10.1.0.1", "allow 10.2.0.0/16", "deny 10.2.0.1"]);
+    let service = own.of_service(&defaults);
+    for (address, words) in [
+        ("192.0.2.1", "no allow rule of the defaults matches"),
+        ("10.6.6.6", "deny 10.6.6.6 (the command line)"),
+        ("10.1.0.1", "no allow rule of the service matches"),
+        ("10.2.0.1", "deny 10.2.0.1 (the command line)"),
+    ] {
+        match service.judge(&client(address), AllowLevels::Each) {
+            Verdict::Refuse(denial) => assert_eq!(denial.to_string(), words, "{address}"),
+            Verdict::Pass(allows) => panic!("{address}: {allows:?}"),
+        }
+    }
+}
+
+#[test]
 fn rules_are_shared_and_not_copied() {
     let defaults = rules(&["deny 10.0.0.1"; 100]);
     let services: Vec<Rules> = (0..10)
