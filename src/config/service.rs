@@ -16,6 +16,7 @@ use crate::config::settings::{Helper, Written, default};
 use crate::config::via;
 use crate::config::{Destination, Entry, Unusable};
 use crate::gate::{AccessProgram, Gate, Limits, Proxies};
+use crate::log::Wording;
 use crate::relay::{self, Pacing};
 use crate::source::{Bind, Client, Interface, ListenAt};
 use crate::sys::program::{Environment, Program};
@@ -239,6 +240,23 @@ impl Service {
             Action::Forward(forward) => {
                 let names = forward.route.upstreams.iter().map(name);
                 names.collect::<Vec<_>>().join(" ").into()
+            }
+        }
+    }
+}
+
+impl Wording for Service {
+    fn listener(&self) -> Option<String> {
+        let (interface, _) = self.label.rsplit_once(':')?;
+        (interface != "*").then(|| interface.trim_matches(['[', ']']).to_owned())
+    }
+
+    fn server(&self, local_port: Option<u16>) -> String {
+        match &self.action {
+            Action::Exec(program) => program.path.to_string_lossy().into_owned(),
+            Action::Forward(forward) => {
+                let first = forward.route.upstreams.first();
+                first.map_or_else(|| "-".to_owned(), |upstream| upstream.name(local_port))
             }
         }
     }

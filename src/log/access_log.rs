@@ -1,13 +1,15 @@
-//! A line per ended session in a file of its own, for programs that read such files.
+//! A line per ended session in a file of its own, for programs that read such files; and where rinetd's
+//! own log is wanted, one when it opens.
 
 use std::io;
 use std::path::PathBuf;
 use std::time::SystemTime;
 
 use super::outlet::Outlet;
-use super::record::{Format, Record};
+use super::record::{self, Format, Record, Wording};
 use crate::terms::error::Error;
 use crate::terms::escape::escape;
+use crate::terms::facts::Facts;
 
 /// What the access log is to be.
 #[derive(Debug, Clone)]
@@ -40,5 +42,20 @@ impl AccessLog {
     pub(super) fn write(&self, record: &Record, tag: &str) -> io::Result<()> {
         let line = record.in_format(self.format, SystemTime::now(), tag);
         self.file.write(&line)
+    }
+
+    /// Notes that a session opens, in the format that has a line for it.
+    pub(super) fn write_opened(
+        &self,
+        facts: &Facts,
+        wording: Option<&dyn Wording>,
+    ) -> io::Result<()> {
+        match self.format {
+            Format::RinetdOpened => {
+                let line = record::opened_line(SystemTime::now(), facts, wording);
+                self.file.write(&line)
+            }
+            Format::Tcpproxy | Format::Common | Format::Rinetd | Format::Json => Ok(()),
+        }
     }
 }

@@ -5,7 +5,7 @@ use std::fmt::Display;
 use std::process;
 use std::time::{Duration, Instant};
 
-use super::record::Record;
+use super::record::{Record, Wording};
 use super::{Level, Log, Quota};
 use crate::sys::user::Ids;
 use crate::terms::error::Status;
@@ -23,6 +23,8 @@ pub(crate) struct Journal<'a> {
     refused: Cell<bool>,
     /// How many lines there may be about that.
     refusals: Option<Quota>,
+    /// What its service was written as, where that is known.
+    wording: Option<&'a dyn Wording>,
     log: &'a Log,
 }
 
@@ -74,6 +76,7 @@ impl<'a> Journal<'a> {
             opened: Cell::new(None),
             refused: Cell::new(false),
             refusals: None,
+            wording: None,
             log,
         }
     }
@@ -81,6 +84,14 @@ impl<'a> Journal<'a> {
     /// The same journal, with no more lines about a client that is refused than this allows.
     pub(crate) fn limited_by(self, refusals: Option<Quota>) -> Journal<'a> {
         Journal { refusals, ..self }
+    }
+
+    /// The same journal, of a session of a service that was written so.
+    pub(crate) fn of_service(self, wording: &'a dyn Wording) -> Journal<'a> {
+        Journal {
+            wording: Some(wording),
+            ..self
+        }
     }
 
     /// What is known of the session.
@@ -109,6 +120,9 @@ impl<'a> Journal<'a> {
         let Some(ids) = self.opened.take() else {
             return;
         };
+        if !self.refused.get() {
+            self.log.record_opened(&self.facts, self.wording);
+        }
         if !self.is_to_be_logged(Level::Info) {
             return;
         }
@@ -139,6 +153,7 @@ impl<'a> Journal<'a> {
             facts: Some(&self.facts),
             duration: self.started.elapsed(),
             ended: &ended,
+            wording: self.wording,
         };
         let level = level_of(ended.reason);
         if self.is_to_be_logged(level) {
@@ -225,6 +240,7 @@ pub(crate) fn note_gone(log: &Log) -> Status {
         facts: None,
         duration: Duration::ZERO,
         ended: &Ended::before_action(Reason::ClientReset),
+        wording: None,
     };
     let reason = record.ended.reason;
     log.line(level_of(reason), &record);

@@ -23,6 +23,7 @@ use std::rc::Rc;
 use crate::sys::streams::Streams;
 use crate::terms::error::{Error, Status};
 use crate::terms::escape::escape;
+use crate::terms::facts::Facts;
 
 use access_log::AccessLog;
 pub(crate) use access_log::Plan as AccessLogPlan;
@@ -30,8 +31,8 @@ pub(crate) use journal::{Ended, Journal, note_gone};
 pub(crate) use level::Level;
 use outlet::Outlet;
 pub(crate) use outlet::StandardError;
-pub(crate) use record::Format;
 use record::Record;
+pub(crate) use record::{Format, Wording};
 pub(crate) use refusals::{Quota, Quotas};
 use sink::Sink;
 pub(crate) use sink::Target;
@@ -180,6 +181,14 @@ impl Log {
             let tag = format!("{}[{}]", self.name, process::id());
             // Like any other line: one that cannot be written is lost.
             let _ = access_log.write(record, &tag);
+        }
+    }
+
+    /// Notes in the access log that a session opens.
+    fn record_opened(&self, facts: &Facts, wording: Option<&dyn Wording>) {
+        if let Some(access_log) = &self.access_log {
+            // Like any other line: one that cannot be written is lost.
+            let _ = access_log.write_opened(facts, wording);
         }
     }
 

@@ -20,6 +20,8 @@ pub(crate) enum Format {
     Common,
     /// rinetd's own: nine columns, separated by tabs.
     Rinetd,
+    /// What rinetd itself would write, to the byte: also when a session opens.
+    RinetdOpened,
     /// A JSON object.
     Json,
 }
@@ -30,8 +32,17 @@ impl Format {
         ("tcpproxy", Format::Tcpproxy),
         ("common", Format::Common),
         ("rinetd", Format::Rinetd),
+        ("rinetd-opened", Format::RinetdOpened),
         ("json", Format::Json),
     ];
+}
+
+/// A service as it was written: rinetd's log has those words, and not the addresses that came of them.
+pub(crate) trait Wording {
+    /// The address or name that it listens at, if it was written for one.
+    fn listener(&self) -> Option<String>;
+    /// Where it leads first. `local_port` stands for one that is missing.
+    fn server(&self, local_port: Option<u16>) -> String;
 }
 
 /// What became of a session.
@@ -42,6 +53,8 @@ pub(super) struct Record<'a> {
     /// From its acceptance to its end.
     pub(super) duration: Duration,
     pub(super) ended: &'a Ended,
+    /// What its service was written as, where that is known.
+    pub(super) wording: Option<&'a dyn Wording>,
 }
 
 impl fmt::Display for Record<'_> {
@@ -74,6 +87,7 @@ impl Record<'_> {
             Format::Tcpproxy => format!("{} {tag}: {self}\n", timestamp(now, 3)),
             Format::Common => self.common(now),
             Format::Rinetd => self.rinetd(now),
+            Format::RinetdOpened => self.rinetds_own(now),
             Format::Json => self.json(now),
         }
     }
@@ -99,40 +113,39 @@ impl Record<'_> {
 
     /// As rinetd's own format, without the blank behind the time.
     fn rinetd(&self, now: SystemTime) -> String {
-        let [local_host, local_port, server_host, server_port] = self.columns();
+        let columns = self.columns();
+        let (sent, received) = (self.ended.sent, self.ended.received);
+        let (client, word) = (self.client_host(), self.rinetd_word());
+        let time = clf_time(now);
         format!(
-            "{}\t{}\t{local_host}\t{local_port}\t{server_host}\t{server_port}\t{}\t{}\t{}\n",
-            clf_time(now),
-            self.client_host(),
-            self.ended.sent,
-            self.ended.received,
-            self.rinetd_word(),
+            "{time}\t{client}\t{}\t{sent}\t{received}\t{word}\n",
+            columns.join("\t")
         )
     }
 
+    /// As rinetd's own log has it.
+    fn rinetds_own(&self, now: SystemTime) -> String {
+        let local_port = self.facts.and_then(|facts| facts.local.port());
+        let server = match self.wording {
+            Some(wording) if self.ended.server == "-" => wording.server(local_port),
+            _ => self.ended.server.clone(),
+        };
+        let word = match self.rinetd_word() {
+            // rinetd says why in a place that it then leaves empty.
+            "local-connect-failed" => "local-connect-failed -",
+            word => word,
+        };
+        let bytes = (self.ended.sent, self.ended.received);
+        rinetds_own(now, self.facts, self.wording, &server, bytes, word)
+    }
+
     fn client_host(&self) -> String {
-        self.facts
-            .map_or_else(|| "-".to_owned(), |facts| facts.client.host())
+        client_host(self.facts)
     }
 
     /// The local host and port, and the server's.
     fn columns(&self) -> [String; 4] {
-        let (local_host, local_port) = match self.facts {
-            Some(Facts { local, .. }) => (local.host(), local.port().unwrap_or(0).to_string()),
-            None => ("-".to_owned(), "0".to_owned()),
-        };
-        let server = escape_word(&self.ended.server);
-        // A path is whole, whatever is in it.
-        let (host, port) = match server.rsplit_once(':') {
-            _ if server.contains('/') => return [local_host, local_port, server, "0".to_owned()],
-            Some((host, port)) if port.bytes().all(|b| b.is_ascii_digit()) => (host, port),
-            _ => (server.as_str(), "0"),
-        };
-        let host = host
-            .trim_start_matches('[')
-            .trim_end_matches(']')
-            .to_owned();
-        [local_host, local_port, host, port.to_owned()]
+        columns(self.facts, &self.ended.server)
     }
 
     /// rinetd's word for how it ended. Where it has none, ours.
@@ -203,6 +216,60 @@ impl Record<'_> {
     }
 }
 
+/// The line that rinetd writes when a session opens.
+pub(super) fn opened_line(now: SystemTime, facts: &Facts, wording: Option<&dyn Wording>) -> String {
+    let server = wording.map_or_else(
+        || "-".to_owned(),
+        |wording| wording.server(facts.local.port()),
+    );
+    rinetds_own(now, Some(facts), wording, &server, (0, 0), "opened")
+}
+
+/// A line as rinetd's own log has it, with the blank behind the time, and what listens as it was
+/// written.
+fn rinetds_own(
+    now: SystemTime,
+    facts: Option<&Facts>,
+    wording: Option<&dyn Wording>,
+    server: &str,
+    (sent, received): (u64, u64),
+    word: &str,
+) -> String {
+    let mut columns = columns(facts, server);
+    if let Some(listener) = wording.and_then(Wording::listener) {
+        columns[0] = escape_word(listener);
+    }
+    let (time, client) = (clf_time(now), client_host(facts));
+    format!(
+        "{time} \t{client}\t{}\t{sent}\t{received}\t{word}\n",
+        columns.join("\t")
+    )
+}
+
+fn client_host(facts: Option<&Facts>) -> String {
+    facts.map_or_else(|| "-".to_owned(), |facts| facts.client.host())
+}
+
+/// The local host and port, and the server's.
+fn columns(facts: Option<&Facts>, server: &str) -> [String; 4] {
+    let (local_host, local_port) = match facts {
+        Some(Facts { local, .. }) => (local.host(), local.port().unwrap_or(0).to_string()),
+        None => ("-".to_owned(), "0".to_owned()),
+    };
+    let server = escape_word(server);
+    // A path is whole, whatever is in it.
+    let (host, port) = match server.rsplit_once(':') {
+        _ if server.contains('/') => return [local_host, local_port, server, "0".to_owned()],
+        Some((host, port)) if port.bytes().all(|b| b.is_ascii_digit()) => (host, port),
+        _ => (server.as_str(), "0"),
+    };
+    let host = host
+        .trim_start_matches('[')
+        .trim_end_matches(']')
+        .to_owned();
+    [local_host, local_port, host, port.to_owned()]
+}
+
 /// A string as RFC 8259 §7 has it.
 fn json_string(text: &str) -> String {
     let mut json = String::from("\"");
@@ -262,6 +329,7 @@ mod tests {
             facts: Some(facts),
             duration: Duration::from_millis(3201),
             ended,
+            wording: None,
         }
     }
 
@@ -312,6 +380,64 @@ mod tests {
             common.starts_with("192.0.2.7 - - [") && common.ends_with(request),
             "{common}"
         );
+    }
+
+    /// `0.0.0.0 25 mail.example 26`.
+    struct Forwarding;
+
+    impl Wording for Forwarding {
+        fn listener(&self) -> Option<String> {
+            Some("0.0.0.0".to_owned())
+        }
+
+        fn server(&self, _: Option<u16>) -> String {
+            "mail.example:26".to_owned()
+        }
+    }
+
+    #[test]
+    fn what_rinetd_itself_writes_names_what_was_written() {
+        let now = SystemTime::now();
+        let (time, facts) = (clf_time(now), facts());
+        let start = format!("{time} \t192.0.2.7\t0.0.0.0\t25\t");
+        let opened = opened_line(now, &facts, Some(&Forwarding));
+        assert_eq!(opened, format!("{start}mail.example\t26\t0\t0\topened\n"));
+        for (reason, not_allowed, rest) in [
+            (
+                Reason::ClientClosed,
+                false,
+                "2001:db8::2\t26\t5\t7\tdone-remote-closed",
+            ),
+            (
+                Reason::ConnectFailed,
+                false,
+                "2001:db8::2\t26\t5\t7\tlocal-connect-failed -",
+            ),
+            (
+                Reason::DeniedByRule,
+                true,
+                "mail.example\t26\t0\t0\tnot-allowed",
+            ),
+            (
+                Reason::DeniedByRule,
+                false,
+                "mail.example\t26\t0\t0\tdenied",
+            ),
+        ] {
+            let ended = match reason {
+                Reason::DeniedByRule => Ended {
+                    not_allowed,
+                    ..Ended::before_action(reason)
+                },
+                _ => Ended { reason, ..ended() },
+            };
+            let record = Record {
+                wording: Some(&Forwarding),
+                ..record(&facts, &ended)
+            };
+            let line = record.in_format(Format::RinetdOpened, now, "");
+            assert_eq!(line, format!("{start}{rest}\n"));
+        }
     }
 
     #[test]

@@ -130,6 +130,7 @@ impl Supervisor<'_> {
                 self.sessions.count_refused();
                 let log = self.log.under(service.log_name.as_deref());
                 let journal = Journal::begin(client.facts(), &log).limited_by(refusals);
+                let journal = journal.of_service(&*service);
                 journal.close(Ended::before_action(reason));
                 return;
             }

@@ -78,6 +78,7 @@ impl Session {
     fn close(&self, reason: Reason, signal: Option<String>, log: &Log) {
         let log = log.under(self.service.log_name.as_deref());
         let journal = Journal::resumed(self.facts(), self.started, &log);
+        let journal = journal.of_service(&*self.service);
         journal.close(Ended {
             signal,
             ..Ended::before_action(reason)

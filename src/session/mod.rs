@@ -71,7 +71,8 @@ pub(crate) fn serve(
     refusals: Option<Quota>,
     log: &Log,
 ) -> Status {
-    let mut journal = Journal::begin(client.facts(), log).limited_by(refusals);
+    let journal = Journal::begin(client.facts(), log).limited_by(refusals);
+    let mut journal = journal.of_service(service);
     if service.forwards() {
         sockets::set_urgent_in_line(client.socket.as_fd(), true);
     }

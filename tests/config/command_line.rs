@@ -134,7 +134,7 @@ const BAD: &[(&str, &[(&str, &str)])] = &[
     (
         "access-log-format",
         &[
-            ("", "write tcpproxy, common, rinetd, json"),
+            ("", "write tcpproxy, common, rinetd, rinetd-opened, json"),
             ("jsn", "did you mean 'json'?"),
             ("JSON", "'JSON' is unknown"),
         ],

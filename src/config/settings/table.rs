@@ -555,7 +555,7 @@ pub const SETTINGS: &[Setting] = &[
         name: "access-log-format",
         scope: Scope::Server,
         takes: Takes::Value("F"),
-        help: "tcpproxy (the default), common, rinetd or json",
+        help: "tcpproxy (the default), common, rinetd, rinetd-opened or json",
         write: |written, given| {
             let format = value::one_of(given.text, log::Format::WORDS)?;
             written.access_log_format = Some(format);
