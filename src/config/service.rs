@@ -80,6 +80,9 @@ pub(crate) struct Forward {
     pub(crate) pacing: Pacing,
     /// How FTP's data connections are followed, if they are.
     pub(crate) ftp: Option<Ftp>,
+    /// After how long a silence its peers are asked whether they are there, or `None` for never; if
+    /// not as the system does.
+    pub(crate) keepalive: Option<Option<Duration>>,
     /// The base name of the transcript, if one is to be written.
     pub(crate) transcript: Option<PathBuf>,
 }
@@ -156,6 +159,7 @@ impl Service {
                     delay: written.delay.unwrap_or_default(),
                 },
                 ftp,
+                keepalive: written.keepalive,
                 transcript: written.write,
             }),
         };

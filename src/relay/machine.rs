@@ -13,7 +13,7 @@ use super::pace::Pace;
 use super::pacing::Pacing;
 use super::readiness::{Interest, Ready};
 use super::{Bounds, Desk, Engine, Outcome, Side};
-use crate::sys;
+use crate::sys::{self, sockets};
 use crate::terms::reason::Reason;
 
 /// Who is shown what passes.
@@ -147,6 +147,14 @@ impl Machine {
             if let Some(pace) = pace {
                 direction.keep_pace(pace, self.engine, self.bounds.buffer_size, now);
             }
+        }
+    }
+
+    /// Has both peers asked whether they are there when they have been silent for so long, or never:
+    /// otherwise they are when the system finds it time.
+    pub(crate) fn ask_silent_peers(&self, after: Option<Duration>) {
+        for socket in &self.sockets {
+            sockets::ask_silent_peer(socket.as_fd(), after);
         }
     }
 

@@ -350,6 +350,9 @@ fn relay_to(
     let sockets = [client.socket, upstream.socket];
     let now = Instant::now();
     let mut machine = Machine::new(sockets, bounds, engine, ends_at, now);
+    if let Some(after) = forward.keepalive {
+        machine.ask_silent_peers(after);
+    }
     let tap = transcript.as_mut();
     let relayed = match followed {
         Some((parties, plan)) => {

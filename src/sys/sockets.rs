@@ -4,7 +4,9 @@ use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
-use nix::sys::socket::sockopt::{Ipv6V6Only, OobInline, ReceiveTimeout, ReuseAddr, SendTimeout};
+use nix::sys::socket::sockopt::{
+    Ipv6V6Only, KeepAlive, OobInline, ReceiveTimeout, ReuseAddr, SendTimeout, TcpKeepIdle,
+};
 use nix::sys::socket::{
     AddressFamily, Backlog, SockFlag, SockType, SockaddrStorage, bind, listen, setsockopt, socket,
 };
@@ -45,4 +47,14 @@ pub(crate) fn listen_at(place: SocketAddr, backlog: Backlog) -> nix::Result<Owne
     bind(listener.as_raw_fd(), &SockaddrStorage::from(place))?;
     listen(&listener, backlog)?;
     Ok(listener)
+}
+
+/// How long a peer may be silent before it is asked whether it is still there (`TCP_KEEPIDLE`, tcp(7);
+/// in whole seconds); `None`: it is never asked.
+pub(crate) fn ask_silent_peer(socket: BorrowedFd, after: Option<Duration>) {
+    // Fails on sockets other than TCP's, whose peers do not vanish.
+    let _ = match after {
+        Some(time) => setsockopt(&socket, TcpKeepIdle, &(time.as_secs() as u32)),
+        None => setsockopt(&socket, KeepAlive, &false),
+    };
 }

@@ -78,6 +78,19 @@ pub(crate) fn some_seconds(text: &str) -> Result<Duration, Complaint> {
     }
 }
 
+/// After how long a silence a peer is asked whether it is there: 0 for never, or whole seconds, up to
+/// what the kernel takes (`MAX_TCP_KEEPIDLE`, Linux 6.18).
+pub(crate) fn keepalive(text: &str) -> Result<Option<Duration>, Complaint> {
+    const LONGEST: u64 = 32_767;
+    match seconds_or_never(text)? {
+        Some(time) if time.subsec_nanos() != 0 || time.as_secs() > LONGEST => Err(format!(
+            "'{}' is out of range: write 0 (never), or 1 to {LONGEST} whole seconds",
+            brief(text)
+        )),
+        time => Ok(time),
+    }
+}
+
 /// A number of bytes in this range, optionally with `k` (1024) or `m` (1024²).
 pub(crate) fn size(text: &str, smallest: usize, largest: usize) -> Result<usize, Complaint> {
     let (number, factor) = match text.as_bytes().last() {
@@ -335,6 +348,16 @@ mod tests {
         }
         assert!(some_seconds("0").is_err());
         assert_eq!(seconds_or_never("0ms"), Ok(None));
+    }
+
+    #[test]
+    fn silence_is_measured_in_whole_seconds_that_the_kernel_takes() {
+        assert_eq!(keepalive("0"), Ok(None));
+        assert_eq!(keepalive("1m"), Ok(Some(Duration::from_secs(60))));
+        assert_eq!(keepalive("32767"), Ok(Some(Duration::from_secs(32_767))));
+        for text in ["", "off", "500ms", "1.5", "32768", "1000h"] {
+            assert!(keepalive(text).is_err(), "{text}");
+        }
     }
 
     #[test]

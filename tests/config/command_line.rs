@@ -168,6 +168,13 @@ const BAD: &[(&str, &[(&str, &str)])] = &[
         ],
     ),
     ("half-close-timeout", NOT_TIMES),
+    (
+        "keepalive",
+        &[
+            ("500ms", "write 0 (never), or 1 to 32767"),
+            ("off", "'off' is not a time"),
+        ],
+    ),
     ("max-duration", NOT_TIMES),
     ("connect-retry", NOT_TIMES),
     ("lifetime", NOT_TIMES),

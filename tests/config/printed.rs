@@ -31,11 +31,13 @@ impl Numbers {
     }
 }
 
-const OF_SERVICES: [&str; 40] = [
+const OF_SERVICES: [&str; 42] = [
     "timeout 1500ms",
     "timeout 0",
     "half-close-timeout 3",
     "half-close-timeout 0",
+    "keepalive 60",
+    "keepalive 0",
     "max-duration 1h",
     "uid 77",
     "gid 0",
@@ -177,6 +179,7 @@ fn every_default_is_printed_in_full() {
          \x20   connect-timeout 10\n\
          \x20   connect-retry 0\n\
          \x20   half-close-timeout 60\n\
+         \x20   # keepalive is not set\n\
          \x20   max-duration 0\n\
          \x20   acp-timeout 10\n\
          \x20   max-per-source 0\n\

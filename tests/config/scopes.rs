@@ -18,8 +18,8 @@ fn values(setting: &Setting) -> [&'static str; 3] {
             ["yes", "no", "yes"]
         }
         "timeout" | "acp-timeout" | "connect-timeout" | "connect-retry" | "half-close-timeout"
-        | "max-duration" | "lifetime" | "max-sessions" | "max-per-source" | "proxy-timeout"
-        | "ftp-data-timeout" => ["7", "8", "9"],
+        | "keepalive" | "max-duration" | "lifetime" | "max-sessions" | "max-per-source"
+        | "proxy-timeout" | "ftp-data-timeout" => ["7", "8", "9"],
         "env-prefix" => ["A_", "B_", "C_"],
         "allow" | "deny" | "accept-proxy" => ["192.0.2.1", "192.0.2.0/24", "2001:db8::*"],
         "allow-levels" => ["each", "any", "each"],

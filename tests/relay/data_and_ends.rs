@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use nix::sys::signal::Signal;
 use nix::sys::socket::getsockopt;
-use nix::sys::socket::sockopt::{KeepAlive, TcpNoDelay};
+use nix::sys::socket::sockopt::{KeepAlive, TcpKeepIdle, TcpNoDelay};
 
 use crate::harness::noise::Noise;
 use crate::harness::peers::{Side, Through, read_to_ending};
@@ -381,6 +381,31 @@ fn both_sides_are_kept_alive_and_small_messages_are_not_held_back() {
             seen += 1;
         }
         assert_eq!(seen, 2, "{engine:?}: sockets of the session");
+    }
+}
+
+#[test]
+fn silent_peers_are_asked_when_they_are_to_be_and_never_if_not() {
+    for (arguments, asked, after) in [
+        (&["--keepalive", "61"][..], true, Some(61)),
+        (&["--keepalive", "0"], false, None),
+    ] {
+        let mut through = Through::start(Engine::Adaptive, arguments);
+        through.client.write_all(b"x").unwrap();
+        through.upstream.read_exact(&mut [0]).unwrap();
+        let session = through.session();
+        let mut seen = 0;
+        for number in descriptors_of_kind(session, "socket") {
+            let socket = borrow_descriptor(session, number);
+            // The log's socket is not TCP's.
+            let Ok(idle) = getsockopt(&socket, TcpKeepIdle) else {
+                continue;
+            };
+            assert_eq!(getsockopt(&socket, KeepAlive), Ok(asked), "{arguments:?}");
+            assert!(after.is_none_or(|after| after == idle), "{idle}");
+            seen += 1;
+        }
+        assert_eq!(seen, 2, "{arguments:?}");
     }
 }
 

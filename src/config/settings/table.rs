@@ -341,6 +341,18 @@ pub const SETTINGS: &[Setting] = &[
         ..SETTING
     },
     Setting {
+        name: "keepalive",
+        takes: Takes::Value("S"),
+        help: "ask a peer that has been silent for S seconds whether it is there\n\
+               (0 = never; default: as the system does)",
+        write: |written, given| {
+            written.keepalive = Some(value::keepalive(given.text)?);
+            Ok(())
+        },
+        show: |written| written.keepalive.into_iter().flat_map(or_never).collect(),
+        ..SETTING
+    },
+    Setting {
         name: "max-duration",
         takes: Takes::Value("S"),
         help: "end a session after S seconds, busy or not (default 0 = never)",

@@ -115,6 +115,8 @@ written! {
     timeout: Option<Duration>,
     /// `--half-close-timeout`.
     half_close_timeout: Duration,
+    /// `--keepalive`.
+    keepalive: Option<Duration>,
     /// `--max-duration`.
     max_duration: Option<Duration>,
     /// `--connect-timeout`.
