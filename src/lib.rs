@@ -18,7 +18,7 @@
 //! | --- | --- | --- |
 //! | `server` | processes that accept, count, fork, reap, reload; its state for those who watch it | processes, a pid file; never a client's byte |
 //! | `session` | the order of the steps for one connection; how a handler serves it; the helper that relays FTP's further connections | the rooms below |
-//! | `config` | all that is decided before anybody connects: command line, file, the one table of settings, services; what is printed instead of serving | files, names of interfaces |
+//! | `config` | all that is decided before anybody connects: command line, file, those of other programs (`as`), the one table of settings, services; what is printed instead of serving | files, names of interfaces |
 //! | `gate` | who may pass, and who is a proxy: limits and rules (both pure), the access program; counts that processes share | programs, the state directory |
 //! | `upstream` | from a route to a connected socket: names, addresses, attempts (RFC 8305), proxies on the way | sockets |
 //! | `source` | where clients come from: handed over, or accepted by our own listeners; the header in which a proxy says who they are; where they had meant to go | sockets |
@@ -32,7 +32,8 @@
 //! do not know each other, nor do `source` and `relay`.
 //!
 //! Where to add what: an option or directive is a row in `config::settings::table`, and its meaning
-//! goes into `config::service`; why a session can end is a row in `terms::reason`; a way in which
+//! goes into `config::service`; a program that this one is started in the place of is a folder in
+//! `config::as`; why a session can end is a row in `terms::reason`; a way in which
 //! clients come is a file in `source`; a check of who may pass goes into `gate`; a way to reach an
 //! upstream into `upstream`. What runs the binary to prove it is in `tests/`, a folder per subject
 //! (see `tests/harness/mod.rs`).
@@ -55,7 +56,7 @@ use std::rc::Rc;
 
 use nix::sys::signal::Signal;
 
-use config::cli::{self, CommandLine};
+use config::cli::CommandLine;
 use config::file::Disk;
 use config::service::Service;
 use config::setup::{self, Setup};
@@ -69,7 +70,7 @@ use terms::error::{Error, Status};
 use upstream::without_password;
 
 // What the fuzz targets, the benchmark and the tests name. Nothing else is offered to anybody.
-pub use config::{file, settings};
+pub use config::{file, parse_rinetd, settings};
 pub use log::report_panics;
 pub use protocol::{Answer, answer, connect, ftp, proxy, socks5};
 pub use sys::Words;
@@ -95,7 +96,7 @@ fn status(words: &Words) -> Status {
     }
     log::report_panics(streams);
     let mut log = Log::at_start(streams);
-    let line = cli::parse(words.all().skip(1));
+    let line = config::command_line(words.all());
     if line.as_ref().is_ok_and(|line| line.written.via.is_some()) {
         words.show_as(without_password);
     }

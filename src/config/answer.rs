@@ -34,7 +34,7 @@ pub(crate) fn instead(
 fn give(line: &CommandLine, streams: Streams, log: &Log) -> Result<Option<Status>, Error> {
     let written = &line.written;
     if let Some(shown) = written.shown {
-        return show(shown, streams).map(Some);
+        return show(line, shown, streams).map(Some);
     }
     if written.check == Some(true) {
         return check(line, streams, log).map(Some);
@@ -92,14 +92,13 @@ fn explain(asked: &Explained, setup: &Setup, streams: Streams) -> Result<Status,
 }
 
 /// Shows the usage or the version.
-fn show(shown: Shown, streams: Streams) -> Result<Status, Error> {
-    match shown {
-        Shown::Help => print(&settings::usage(), streams),
-        Shown::Version => print(
-            &format!("tcpproxy {}\n", env!("CARGO_PKG_VERSION")),
-            streams,
-        ),
-    }
+fn show(line: &CommandLine, shown: Shown, streams: Streams) -> Result<Status, Error> {
+    let text = match (&line.in_place_of, shown) {
+        (Some(other), shown) => other.shows(shown),
+        (None, Shown::Help) => settings::usage(),
+        (None, Shown::Version) => format!("tcpproxy {}\n", env!("CARGO_PKG_VERSION")),
+    };
+    print(&text, streams)
 }
 
 /// Prints on standard output, unless a client is there.

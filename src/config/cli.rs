@@ -13,6 +13,7 @@ use getopts::{Fail, HasArg, Matches, Occur, Options, ParsingStyle};
 use nix::unistd::{AccessFlags, access};
 
 use crate::config::Destination;
+use crate::config::InPlaceOf;
 use crate::config::settings::{Given, SETTINGS, Setting, Takes, Written};
 use crate::sys::program::Program;
 use crate::terms::error::Error;
@@ -27,6 +28,8 @@ pub(crate) struct CommandLine {
     pub written: Written,
     /// The `server` argument.
     pub destination: Option<Destination>,
+    /// The program whose command line it is, if it is another's.
+    pub in_place_of: Option<Box<InPlaceOf>>,
 }
 
 /// Parses the arguments (without the program's own name). The error names the option, the word,

@@ -3,9 +3,11 @@
 //!
 //! Words become settings by one table ([`settings`]), wherever they stand. The command line ([`cli`])
 //! and the configuration file ([`mod@file`]) both say what was written (`entry`); `setup` merges
-//! them, and [`service`] is what comes of it.
+//! them, and [`service`] is what comes of it. Other programs' command lines and files come to the same, by
+//! their front-ends (`as`).
 
 pub(crate) mod answer;
+mod r#as;
 pub(crate) mod cli;
 mod entry;
 pub(crate) mod explain;
@@ -16,5 +18,7 @@ pub(crate) mod setup;
 mod unusable;
 mod via;
 
+pub use r#as::parse_rinetd;
+pub(crate) use r#as::{InPlaceOf, command_line};
 pub(crate) use entry::{Config, Destination, Entry};
 pub(crate) use unusable::Unusable;

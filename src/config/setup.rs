@@ -55,14 +55,11 @@ impl Setup {
     /// only if there is no `server` argument, or if it was named.
     pub(crate) fn new(line: &CommandLine, files: &dyn Files) -> Result<Setup, Unusable> {
         let config = config_path(line)?
-            .map(|path| read(path, files))
+            .map(|path| read(line, path, files))
             .transpose()?;
         let from_file = config.is_some();
         let standalone_in_file = config.as_ref().and_then(|file| file.defaults.standalone);
-        let effective = match &config {
-            Some(file) => line.written.clone().within(&file.defaults),
-            None => line.written.clone(),
-        };
+        let effective = effective(line, config.as_deref());
         let (services, places) = match &line.destination {
             Some(destination) => {
                 if let Some(complaint) = Helper::complaint(&effective, destination)
@@ -205,10 +202,11 @@ pub(crate) fn no_daemon() -> Error {
 /// settings over the file's defaults, as `-zz` prints it.
 pub(crate) fn effective_config(line: &CommandLine) -> Result<Config, Unusable> {
     let config = config_path(line)?
-        .map(|path| read(path, &Disk))
+        .map(|path| read(line, path, &Disk))
         .transpose()?;
+    let defaults = effective(line, config.as_deref());
     let mut config = *config.unwrap_or_default();
-    config.defaults = line.written.clone().within(&config.defaults);
+    config.defaults = defaults;
     if let Some(destination) = &line.destination {
         let entry = |bind: &Bind| Entry {
             place: Place::CommandLine,
@@ -221,6 +219,20 @@ pub(crate) fn effective_config(line: &CommandLine) -> Result<Config, Unusable> {
         config.services = line.written.binds.iter().map(entry).collect();
     }
     Ok(config)
+}
+
+/// What holds where a service does not say otherwise: the command line's settings over the file's, and
+/// both over what is done by the program in whose place they were written.
+fn effective(line: &CommandLine, config: Option<&Config>) -> Written {
+    let written = line.written.clone();
+    let written = match config {
+        Some(file) => written.within(&file.defaults),
+        None => written,
+    };
+    match &line.in_place_of {
+        Some(other) => written.within(other.defaults()),
+        None => written,
+    }
 }
 
 /// The configuration file that a command line calls for, if it does.
@@ -248,10 +260,12 @@ fn config_path(line: &CommandLine) -> Result<Option<&Path>, Unusable> {
 
 // Cold: what it needs of the stack is not to be touched by every session's start.
 #[cold]
-fn read(path: &Path, files: &dyn Files) -> Result<Box<Config>, Unusable> {
-    file::parse(path, files)
-        .map(Box::new)
-        .map_err(Unusable::Problems)
+fn read(line: &CommandLine, path: &Path, files: &dyn Files) -> Result<Box<Config>, Unusable> {
+    let parsed = match &line.in_place_of {
+        Some(other) => other.read(path, files),
+        None => file::parse(path, files),
+    };
+    parsed.map(Box::new).map_err(Unusable::Problems)
 }
 
 /// Whether there is something of this name, readable or not.

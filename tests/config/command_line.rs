@@ -128,6 +128,13 @@ const BAD: &[(&str, &[(&str, &str)])] = &[
         ],
     ),
     ("config", NOT_PATHS),
+    (
+        "as",
+        &[
+            ("", "'' is unknown: write rinetd"),
+            ("rintd", "did you mean 'rinetd'?"),
+        ],
+    ),
     ("write", NOT_PATHS),
     ("state-dir", NOT_PATHS),
     ("access-log", NOT_PATHS),

@@ -552,6 +552,32 @@ pub const SETTINGS: &[Setting] = &[
         ..SETTING
     },
     Setting {
+        name: "as",
+        scope: Scope::CommandLine,
+        takes: Takes::Value("NAME"),
+        repeatable: true,
+        help: "stand in for rinetd: what follows are its arguments; the first\n\
+               argument, or the program's name",
+        write: |_, given| {
+            let name = brief(given.text);
+            let what = "belongs before all other arguments";
+            Err(format!("{what}: write tcpproxy --as {name} ...").into())
+        },
+        ..SETTING
+    },
+    Setting {
+        name: "tcpproxy",
+        scope: Scope::CommandLine,
+        takes: Takes::Nothing,
+        repeatable: true,
+        help: "behind the arguments of such a program: our own follow, and win",
+        write: |_, _| {
+            let what = "belongs behind the arguments of the program that --as names";
+            Err(what.to_owned().into())
+        },
+        ..SETTING
+    },
+    Setting {
         name: "access-log",
         scope: Scope::Server,
         takes: Takes::Value("F"),
