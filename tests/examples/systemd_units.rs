@@ -331,3 +331,51 @@ cat /var/log/tcpproxy/*
     assert_eq!(lines(&text, "Result="), ["Result=success"]);
     assert_eq!(lines(&text, "ExecMainStatus="), ["ExecMainStatus=0"]);
 }
+
+#[test]
+fn the_unit_in_the_place_of_rinetds_reads_its_file_and_reloads_it() {
+    let text = under_systemd(
+        r#"
+unit=tcpproxy-rinetd.service
+start_mail_server
+echo 'logfile /var/log/rinetd.log
+0.0.0.0 2525 192.0.2.25 25' >/etc/rinetd.conf
+systemctl start $unit
+# It is ready: nothing is waited for.
+echo "reply: $(ask 2525)"
+echo 'deny 127.0.0.1
+0.0.0.0 2626 192.0.2.25 25' >>/etc/rinetd.conf
+systemctl reload $unit
+eventually listens 2626
+echo "reply: $(ask 2626)"
+echo "nothing: '$(ask 2525 2>/dev/null || true)'"
+eventually grep -q denied /var/log/rinetd.log
+sed 's/^/log: /' /var/log/rinetd.log
+journal
+systemctl stop $unit
+systemctl show -p Result -p ExecMainStatus $unit
+
+echo 'nonsense' >>/etc/rinetd.conf
+systemctl start $unit 2>/dev/null || echo 'start: failed'
+eventually sh -c "systemctl show -p ActiveState $unit | grep -q failed"
+echo "wrong file: $(systemctl show -p ExecMainStatus -p NRestarts $unit | tr '\n' ' ')"
+"#,
+    );
+    assert_eq!(lines(&text, "reply: "), ["reply: 7"; 2], "{text}");
+    assert_eq!(lines(&text, "nothing: "), ["nothing: ''"], "{text}");
+    let words = lines(&text, "log: ").into_iter();
+    let mut words: Vec<&str> = words.filter_map(|line| line.rsplit('\t').next()).collect();
+    words.sort_unstable();
+    let [done, opened] = ["done-remote-closed", "opened"];
+    assert_eq!(words, ["denied", done, done, opened, opened], "{text}");
+    let refused = lines(
+        &text,
+        "denied by rule: deny 127.0.0.1 (/etc/rinetd.conf:3:6)",
+    );
+    assert_eq!(refused.len(), 1, "{text}");
+    assert_eq!(lines(&text, "Result="), ["Result=success"], "{text}");
+    assert_eq!(lines(&text, "start: "), ["start: failed"], "{text}");
+    let wrong = lines(&text, "wrong file: ")[0];
+    assert!(wrong.contains("ExecMainStatus=78"), "{text}");
+    assert!(wrong.contains("NRestarts=0"), "{text}");
+}

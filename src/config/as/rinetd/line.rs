@@ -47,7 +47,7 @@ const MEANINGLESS: [(&str, &str); 11] = [
     ("pool-trim-delay", NO_POOL),
     (
         "listen-backlog",
-        "the backlog is the longest that the system allows (net.core.somaxconn)",
+        "the backlog is 4096, as far as the system lets it be (net.core.somaxconn)",
     ),
     ("max-udp-connections", NO_UDP),
     ("dns-multi-ip-expand", ALL_ADDRESSES),

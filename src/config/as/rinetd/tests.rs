@@ -201,7 +201,7 @@ fn what_is_wrong_is_told_at_its_place() {
         ("statusfile /x", "1:1: statusfile: there is no status file"),
         (
             "listen-backlog 5",
-            "1:1: listen-backlog: the backlog is the longest",
+            "1:1: listen-backlog: the backlog is 4096",
         ),
         ("buffersize", "1:1: buffersize needs a number"),
         ("buffersize 64k", "1:12: '64k' is not a number"),
