@@ -162,8 +162,14 @@ fn a_reset_is_passed_on_soon_although_what_came_before_is_held_back() {
         assert!(said.starts_with(&got), "{mode:?}");
         assert!(begin.elapsed() < Duration::from_secs(10), "{mode:?}");
         let (ended, _) = relay.join().unwrap();
-        let sent = got.len() as u64;
-        assert_eq!(ended, outcome(Reason::ClientReset, sent, 0), "{mode:?}");
+        assert_eq!(ended.reason, Reason::ClientReset, "{mode:?}");
+        // What arrives at the last moment is not counted, as it is not acknowledged yet.
+        let got = got.len() as u64;
+        let sent = ended.sent;
+        assert!(
+            (got.saturating_sub(100)..=got).contains(&sent),
+            "{mode:?}: {sent} of {got}"
+        );
     });
 }
 
