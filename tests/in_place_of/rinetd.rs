@@ -3,20 +3,23 @@
 
 use std::fs;
 use std::io::Write;
+use std::net::TcpStream;
 use std::os::unix::fs::symlink;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use nix::sys::signal::Signal;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 
 use crate::harness::access_log::lines;
 use crate::harness::clients::{connect, connect_from, is_refused};
 use crate::harness::config_file::Conf;
+use crate::harness::namespaces::{bare_dev, privately, run, system_log};
 use crate::harness::peers::assert_echoes;
-use crate::harness::processes::only_child;
+use crate::harness::processes::{is_alive, only_child};
 use crate::harness::upstreams::echo;
 use crate::harness::{
-    Running, Said, TCPPROXY, eventually, free_port, needs_root, patient, read_all,
+    Running, Said, Scratch, TCPPROXY, eventually, free_port, needs_root, patient, read_all,
 };
 
 /// rinetd.conf, `conf` in a directory of its own, and a server that has it.
@@ -204,7 +207,7 @@ fn our_own_form_of_the_file_is_right_and_serves_alike() {
     );
     let conf = Conf::new(text);
     let printed = |arguments: &[&str]| Said::by(&mut conf.command(arguments)).ok();
-    let ours = printed(&["--as", "rinetd", "-c", "conf", "--tcpproxy", "-zz"]);
+    let ours = printed(&["--as", "rinetd", "-f", "-c", "conf", "--tcpproxy", "-zz"]);
     let ours = Conf::new(ours);
     assert_eq!(ours.says(&["--check"]).ok(), "ok\n");
     let again = ours.says(&["-zz"]).ok();
@@ -230,10 +233,7 @@ fn our_own_form_of_the_file_is_right_and_serves_alike() {
         outcome
     };
     let as_rinetd = outcome(conf.command(&["--as", "rinetd", "-f", "-c", "conf"]));
-    assert_eq!(
-        outcome(ours.command(&["-f", "conf", "--log", "stderr"])),
-        as_rinetd
-    );
+    assert_eq!(outcome(ours.command(&["-f", "conf"])), as_rinetd);
     let served = as_rinetd.iter().map(|line| line.ends_with("true"));
     assert_eq!(
         served.collect::<Vec<_>>(),
@@ -275,4 +275,82 @@ fn what_rinetd_uv_adds_is_understood() {
     eventually("its pid file", || {
         conf.scratch().join("pid").exists().then_some(())
     });
+}
+
+/// A server in the background, which is ended with the test.
+struct Background(Pid);
+
+impl Background {
+    /// The one whose number is in this pid file.
+    fn of(pid_file: &Path) -> Background {
+        let number = fs::read_to_string(pid_file).unwrap();
+        Background(Pid::from_raw(number.trim().parse().unwrap()))
+    }
+}
+
+impl Drop for Background {
+    fn drop(&mut self) {
+        // It may have ended by itself, and the test have failed for it.
+        let _ = kill(self.0, Signal::SIGTERM);
+        eventually("its end", || (!is_alive(self.0)).then_some(()));
+    }
+}
+
+#[test]
+fn without_f_it_goes_to_the_background_when_it_listens() {
+    privately(|| {
+        run("mount", &["-t", "tmpfs", "none", "/run"]);
+        let scratch = Scratch::new();
+        bare_dev(&scratch);
+        let system_log = system_log();
+        let port = free_port();
+        let conf = Conf::new(rule(port) + "logfile log\ndeny 127.0.0.2\n");
+        let start = ["--as", "rinetd", "-c", "conf"];
+        assert_eq!(Said::by(&mut conf.command(&start)).ok(), "");
+        let server = Background::of(Path::new("/var/run/rinetd.pid"));
+        assert_echoes(&connect(port));
+        lines(&conf.scratch().join("log"), 1);
+        let at = ([127, 0, 0, 1], port).into();
+        assert_eq!(read_all(connect_from("127.0.0.2", at)), b"");
+        let mut line = [0; 1000];
+        let told = std::iter::repeat_with(|| {
+            let length = system_log.recv(&mut line).unwrap();
+            String::from_utf8_lossy(&line[..length]).into_owned()
+        });
+        let mut refused = told.skip_while(|line| !line.contains("denied by rule"));
+        let refused = refused.next().unwrap();
+        assert!(refused.contains("rinetd["), "{refused}");
+        // A second one is told at once that it cannot be.
+        let second = Said::by(&mut conf.command(&start));
+        assert!(second.refused(71)[0].contains("Address already in use"));
+        let other = free_port();
+        fs::write(conf.path(), rule(other)).unwrap();
+        kill(server.0, Signal::SIGHUP).unwrap();
+        eventually("the other listener", || {
+            TcpStream::connect(("127.0.0.1", other)).ok()
+        });
+        drop(server);
+        assert!(!Path::new("/var/run/rinetd.pid").exists());
+        assert!(is_refused(other));
+    });
+}
+
+#[test]
+fn the_file_names_the_pid_file_of_one_in_the_background() {
+    let port = free_port();
+    let conf = Conf::new(rule(port) + "pidlogfile pid\n");
+    assert_eq!(
+        Said::by(&mut conf.command(&["--as", "rinetd", "-c", "conf"])).ok(),
+        ""
+    );
+    let server = Background::of(&conf.scratch().join("pid"));
+    assert_echoes(&connect(port));
+    drop(server);
+    let printed = |arguments: &[&str]| {
+        let arguments = [arguments, &["-c", "conf", "--tcpproxy", "-zz"]].concat();
+        Said::by(&mut conf.command(&arguments)).ok()
+    };
+    assert!(printed(&["--as", "rinetd"]).contains("\ndaemon yes\n"));
+    let foreground = printed(&["--as", "rinetd", "-f"]);
+    assert!(foreground.contains("\ndaemon no\n") && foreground.contains("\nlog stderr\n"));
 }

@@ -121,6 +121,7 @@ fn defaults(foreground: bool) -> Written {
         }
     } else {
         Written {
+            daemon: Some(true),
             pidfile: Some(Some(PathBuf::from(PIDFILE))),
             ..written
         }
@@ -170,9 +171,10 @@ mod options {
     fn in_the_background_it_has_a_pid_file_and_before_it_a_terminal() {
         let background = of(&[]).unwrap().defaults;
         assert_eq!(background.pidfile, Some(Some(PIDFILE.into())));
+        assert_eq!(background.daemon, Some(true));
         assert!(background.log_targets.is_empty());
         let foreground = of(&["-f"]).unwrap().defaults;
-        assert_eq!(foreground.pidfile, None);
+        assert_eq!((foreground.pidfile, foreground.daemon), (None, None));
         assert_eq!(foreground.log_targets, [log::Target::Stderr]);
     }
 }
