@@ -281,12 +281,19 @@ fn choose(answer: &[u8], action: &Action) -> Result<Option<Vec<Upstream>>, Compl
     let upstreams = servers
         .map(Upstream::parse)
         .collect::<Result<Vec<_>, _>>()?;
-    match action {
-        Action::Forward(forward) if upstreams.is_empty() && forward.route.upstreams.is_empty() => {
-            Err("it names no server, and the service has none".to_owned())
-        }
-        Action::Forward(_) | Action::Exec(_) => Ok((!upstreams.is_empty()).then_some(upstreams)),
+    let Action::Forward(forward) = action else {
+        return Ok(None);
+    };
+    if upstreams.is_empty() && forward.route.upstreams.is_empty() {
+        return Err("it names no server, and the service has none".to_owned());
     }
+    let refused = upstreams
+        .iter()
+        .find_map(|upstream| Some((upstream, forward.route.objection(upstream)?)));
+    if let Some((upstream, why)) = refused {
+        return Err(format!("server {}: {why}", upstream.name(None)));
+    }
+    Ok((!upstreams.is_empty()).then_some(upstreams))
 }
 
 fn relay_to(

@@ -98,6 +98,13 @@ impl Route {
         self.source.is_some_and(OwnAddress::is_clients)
     }
 
+    /// What is wrong with an upstream on this way, if something is.
+    pub(crate) fn objection(&self, upstream: &Upstream) -> Option<&'static str> {
+        self.via
+            .as_ref()
+            .and_then(|_| ForwardProxy::objection(upstream))
+    }
+
     /// The same way to other upstreams.
     pub(crate) fn to(&self, upstreams: Vec<Upstream>) -> Route {
         Route {

@@ -324,3 +324,23 @@ fn its_time_is_as_limited_as_any_programs() {
     proxy.process.log.wait_for("denied: it took too long");
     own.assert_untouched();
 }
+
+#[test]
+fn a_server_that_the_services_way_does_not_lead_to_refuses() {
+    needs_root();
+    let (scratch, own) = (Scratch::new(), Forbidden::new());
+    let program = shell(&scratch, "echo server unix:/run/some.sock >&3");
+    let proxy = Standalone::start(&[
+        "--acp",
+        &program,
+        "--acp-server",
+        "--via",
+        "http://127.0.0.1:1",
+        &own.name(),
+    ]);
+    assert_eq!(read_all(proxy.connect()), b"");
+    assert_eq!(field(&proxy.closed(), "reason"), "denied-by-program");
+    let why = "server unix:/run/some.sock: a unix-domain socket cannot be reached through a proxy";
+    proxy.process.log.wait_for(why);
+    own.assert_untouched();
+}
