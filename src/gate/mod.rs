@@ -13,12 +13,14 @@ mod rules;
 mod state_dir;
 
 use std::fmt;
+use std::os::fd::AsFd;
 use std::process::Command;
 use std::time::Instant;
 
 use crate::log::Journal;
 use crate::source::Client;
 use crate::sys::program::Program;
+use crate::sys::sockets;
 use crate::terms::endpoint::Endpoint;
 use crate::terms::value::Complaint;
 
@@ -129,7 +131,7 @@ impl Gate {
         match access.ask(&client, command, understand, ends_at, journal) {
             Ok(understood) => Ok((Admitted { client }, Some(understood))),
             Err(denied) => {
-                program::dismiss(&client);
+                sockets::dismiss(client.socket.as_fd());
                 Err(denied)
             }
         }

@@ -1,7 +1,7 @@
 //! The access control program: asked about a client, and taken at its exit status alone.
 
 use std::fs::File;
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::AsFd;
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
@@ -11,7 +11,6 @@ use nix::fcntl::OFlag;
 use nix::poll::{PollFd, PollFlags};
 use nix::sys::prctl;
 use nix::sys::signal::Signal;
-use nix::sys::socket::{MsgFlags, Shutdown, recv, shutdown};
 use nix::unistd::{Pid, pipe2};
 
 use super::heard::{Answer, Lines};
@@ -21,7 +20,6 @@ use crate::source::Client;
 use crate::sys;
 use crate::sys::program::{self, Program};
 use crate::sys::vigil::{Cut, Event, Vigil};
-use crate::sys::wait::{self, Woken};
 use crate::terms::error::{Error, describe};
 use crate::terms::value::Complaint;
 
@@ -37,9 +35,6 @@ pub(crate) struct AccessProgram {
 
 /// Between SIGTERM and SIGKILL for a program that takes too long.
 const GRACE: Duration = Duration::from_secs(1);
-
-/// How long a client that was denied may take to read why.
-const LONGEST_DISMISSAL: Duration = Duration::from_secs(2);
 
 impl AccessProgram {
     /// Asks the program whether the client may pass. Whatever goes wrong means that it may not, and so
@@ -196,37 +191,6 @@ impl Running<'_> {
             if vigil.is_over() {
                 return Err(Cut::TimeOver);
             }
-        }
-    }
-}
-
-/// Closes a denied client's connection so that it receives the whole message: nothing more is
-/// sent, and what it still sends is read and dropped, since closing a socket with unread data
-/// resets the connection and discards what is on its way (RFC 2525 §2.17).
-///
-/// Kept apart: its buffer would make the stack of every session a page longer.
-#[inline(never)]
-pub(super) fn dismiss(client: &Client) {
-    let deadline = Instant::now() + LONGEST_DISMISSAL;
-    let socket = client.socket.as_fd();
-    // Each failure here means that the client has gone, which is what this waits for.
-    let _ = shutdown(socket.as_raw_fd(), Shutdown::Write);
-    let mut buffer = [0; 4096];
-    loop {
-        // Whatever the program has left behind may have made the socket block.
-        match recv(socket.as_raw_fd(), &mut buffer, MsgFlags::MSG_DONTWAIT) {
-            Ok(0) => return,
-            Ok(_) => {}
-            Err(Errno::EAGAIN) => {
-                let mut set = [PollFd::new(socket, PollFlags::POLLIN)];
-                if wait::wait(&mut set, Some(deadline)) != Ok(Woken::Ready) {
-                    return;
-                }
-            }
-            Err(_) => return,
-        }
-        if Instant::now() >= deadline {
-            return;
         }
     }
 }

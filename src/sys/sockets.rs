@@ -2,15 +2,20 @@
 
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags};
 use nix::sys::socket::sockopt::{
     Ipv6V6Only, KeepAlive, OobInline, ReceiveTimeout, ReuseAddr, SendTimeout, TcpKeepIdle,
 };
 use nix::sys::socket::{
-    AddressFamily, Backlog, SockFlag, SockType, SockaddrStorage, bind, listen, setsockopt, socket,
+    AddressFamily, Backlog, MsgFlags, Shutdown, SockFlag, SockType, SockaddrStorage, bind, listen,
+    recv, setsockopt, shutdown, socket,
 };
 use nix::sys::time::{TimeVal, TimeValLike};
+
+use crate::sys::wait::{self, Woken};
 
 /// Has urgent data read in its place in the stream, as the relay needs it, or not, as handlers may
 /// want it. Of urgent data that arrives before only the last byte would be kept (`tcp_check_urg`,
@@ -57,4 +62,37 @@ pub(crate) fn ask_silent_peer(socket: BorrowedFd, after: Option<Duration>) {
         Some(time) => setsockopt(&socket, TcpKeepIdle, &(time.as_secs() as u32)),
         None => setsockopt(&socket, KeepAlive, &false),
     };
+}
+
+/// How long a client that was refused may take to read why.
+const LONGEST_DISMISSAL: Duration = Duration::from_secs(2);
+
+/// Ends a connection so that its peer receives everything that was written: nothing more is sent, and
+/// what still comes is read and dropped, since closing a socket with unread data resets the connection and
+/// discards what is on its way (RFC 2525 §2.17).
+///
+/// Kept apart: its buffer would make the stack of every session a page longer.
+#[inline(never)]
+pub(crate) fn dismiss(socket: BorrowedFd) {
+    let deadline = Instant::now() + LONGEST_DISMISSAL;
+    // Each failure here means that the peer has gone, which is what this waits for.
+    let _ = shutdown(socket.as_raw_fd(), Shutdown::Write);
+    let mut buffer = [0; 4096];
+    loop {
+        // Whoever else holds the socket may have made it block.
+        match recv(socket.as_raw_fd(), &mut buffer, MsgFlags::MSG_DONTWAIT) {
+            Ok(0) => return,
+            Ok(_) => {}
+            Err(Errno::EAGAIN) => {
+                let mut set = [PollFd::new(socket, PollFlags::POLLIN)];
+                if wait::wait(&mut set, Some(deadline)) != Ok(Woken::Ready) {
+                    return;
+                }
+            }
+            Err(_) => return,
+        }
+        if Instant::now() >= deadline {
+            return;
+        }
+    }
 }
