@@ -72,7 +72,7 @@ use upstream::without_password;
 // What the fuzz targets, the benchmark and the tests name. Nothing else is offered to anybody.
 pub use config::{file, parse_rinetd, settings};
 pub use log::report_panics;
-pub use protocol::{Answer, answer, connect, ftp, proxy, socks5};
+pub use protocol::{Answer, answer, connect, ftp, http, proxy, socks5};
 pub use sys::Words;
 pub use sys::streams::Streams;
 pub use terms::credentials::Credentials;

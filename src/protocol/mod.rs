@@ -3,6 +3,7 @@
 pub mod answer;
 pub mod connect;
 pub mod ftp;
+pub mod http;
 pub mod proxy;
 pub mod socks5;
 
