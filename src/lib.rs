@@ -25,7 +25,7 @@
 //! | `relay` | two directions until their end: buffers, clocks, transcripts; no rights, no names | two descriptors |
 //! | `log` | the only voice: journals of sessions, sinks, levels | syslog, files, standard streams |
 //! | `sys` | the operating system: waiting, ids, programs, streams, names; `sys::raw` alone is unsafe | processes, descriptors, the resolver |
-//! | `protocol` | bytes of others' protocols: PROXY headers; FTP's control connection; asking HTTP and SOCKS proxies for connections; answers of access programs | nothing |
+//! | `protocol` | bytes of others' protocols: PROXY headers; FTP's control connection; requests of HTTP/1; asking HTTP and SOCKS proxies for connections; answers of access programs | nothing |
 //! | `terms` | nouns and text that all share: endpoint, facts, credentials, reason, error, place, value, escaping | nothing |
 //!
 //! A room imports from those below it in this table, never from one above; `gate` and `upstream`

@@ -3,7 +3,7 @@
 use std::fmt::Write;
 use std::net::SocketAddr;
 
-use crate::config::service::{Action, Service, Services};
+use crate::config::service::{Action, Help, Service, Services};
 use crate::config::settings::Explained;
 use crate::gate::{Rule, Verdict};
 use crate::sys::user::{self, Ids};
@@ -104,8 +104,10 @@ fn explain_one(asked: &Explained, service: &Service, text: &mut String) -> bool 
             if let Some(proxy) = &forward.route.via {
                 line("via", &proxy.to_string());
             }
-            if forward.ftp.is_some() {
-                line("helper", "ftp");
+            match &forward.help {
+                Some(Help::Ftp(_)) => line("helper", "ftp"),
+                Some(Help::HttpProxy { .. }) => line("helper", "http-proxy"),
+                None => {}
             }
         }
         Action::Exec(_) => line("handler", &server),

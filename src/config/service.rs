@@ -78,13 +78,25 @@ pub(crate) struct Forward {
     pub(crate) relay: relay::Bounds,
     /// What its bytes are held back by.
     pub(crate) pacing: Pacing,
-    /// How FTP's data connections are followed, if they are.
-    pub(crate) ftp: Option<Ftp>,
+    /// What the protocol is helped by, if it is.
+    pub(crate) help: Option<Help>,
     /// After how long a silence its peers are asked whether they are there, or `None` for never; if
     /// not as the system does.
     pub(crate) keepalive: Option<Option<Duration>>,
     /// The base name of the transcript, if one is to be written.
     pub(crate) transcript: Option<PathBuf>,
+}
+
+/// What a protocol is helped by, with what it needs to know.
+#[derive(Debug)]
+pub(crate) enum Help {
+    /// FTP's data connections are followed.
+    Ftp(Ftp),
+    /// Requests are made what an HTTP proxy understands.
+    HttpProxy {
+        /// What every request is to ask for, unless this very page led to it.
+        force: Option<String>,
+    },
 }
 
 /// How FTP's data connections are followed.
@@ -111,6 +123,13 @@ impl Service {
             return Err(Error::config(complaint));
         }
         let answers = written.acp_server.unwrap_or(false);
+        if written.helper.flatten() == Some(Helper::HttpProxy)
+            && matches!(destination, Destination::Upstreams(_))
+            && let Some(complaint) = Helper::complaint(&written, &destination)
+        {
+            // Of a file's service that is told at its place.
+            return Err(Error::config(complaint));
+        }
         let program = match written.acp {
             None => None,
             Some(words) => Some(AccessProgram {
@@ -131,12 +150,17 @@ impl Service {
             Destination::Handler(_) | Destination::Upstreams(_) => {}
         }
         let idle_timeout = written.timeout.unwrap_or(default::TIMEOUT);
-        let ftp = written.helper.flatten().map(|Helper::Ftp| Ftp {
-            address: written.ftp_address,
-            ports: written.ftp_ports,
-            data_timeout: written
-                .ftp_data_timeout
-                .unwrap_or(default::FTP_DATA_TIMEOUT),
+        let help = written.helper.flatten().map(|helper| match helper {
+            Helper::Ftp => Help::Ftp(Ftp {
+                address: written.ftp_address,
+                ports: written.ftp_ports,
+                data_timeout: written
+                    .ftp_data_timeout
+                    .unwrap_or(default::FTP_DATA_TIMEOUT),
+            }),
+            Helper::HttpProxy => Help::HttpProxy {
+                force: written.http_force,
+            },
         });
         let action = match destination {
             Destination::Handler(program) => Action::Exec(program),
@@ -158,7 +182,7 @@ impl Service {
                     bandwidth: written.bandwidth.unwrap_or_default(),
                     delay: written.delay.unwrap_or_default(),
                 },
-                ftp,
+                help,
                 keepalive: written.keepalive,
                 transcript: written.write,
             }),

@@ -8,8 +8,7 @@ use std::time::Duration;
 use crate::config::cli::CommandLine;
 use crate::config::file::{self, Disk, Files};
 use crate::config::service::{NOT_WITH_HANDLER, Service, Services};
-use crate::config::settings::Overflow;
-use crate::config::settings::{Helper, Written, default};
+use crate::config::settings::{Helper, Overflow, Written, default};
 use crate::config::via;
 use crate::config::{Config, Destination, Entry, Unusable};
 use crate::log;
@@ -62,17 +61,12 @@ impl Setup {
         let effective = effective(line, config.as_deref());
         let (services, places) = match &line.destination {
             Some(destination) => {
-                if let Some(complaint) = Helper::complaint(&effective, destination)
-                    && line.written.helper.is_some()
-                {
-                    let error = Error::usage(format!("option --{complaint}"));
-                    return Err(Unusable::Error(error));
-                }
                 let is_handler = matches!(destination, Destination::Handler(_));
                 if is_handler && line.written.acp_server == Some(true) {
                     let line = format!("option --acp-server: {NOT_WITH_HANDLER}");
                     return Err(Unusable::Error(Error::usage(line)));
                 }
+                check_helper(&line.written, &effective, destination)?;
                 let via = via::proxy_of_the_only(&effective, destination, files)?;
                 let service = Service::new(None, effective.clone(), destination.clone(), via)?;
                 let transparent = service.transparent;
@@ -196,6 +190,25 @@ pub(crate) fn no_daemon() -> Error {
         "daemon: only a server with listeners of its own goes to the background: \
          whoever hands over a connection or a listener waits for this process",
     )
+}
+
+/// Fails where the command line asks for a helper that cannot help with its server, or for what only a
+/// helper has a use for that there is not.
+fn check_helper(
+    written: &Written,
+    effective: &Written,
+    destination: &Destination,
+) -> Result<(), Error> {
+    if written.helper.is_some()
+        && let Some(complaint) = Helper::complaint(effective, destination)
+    {
+        return Err(Error::usage(format!("option --{complaint}")));
+    }
+    if written.http_force.is_some() && effective.helper.flatten() != Some(Helper::HttpProxy) {
+        let what = "option --http-force: is of no use without --helper http-proxy";
+        return Err(Error::usage(what));
+    }
+    Ok(())
 }
 
 /// The configuration that a command line calls for, if it does, with the command line's own

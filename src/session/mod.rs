@@ -3,6 +3,7 @@
 
 mod ftp;
 mod handler;
+mod http;
 mod introduction;
 
 use std::mem;
@@ -12,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::socket::{Shutdown, shutdown};
 
-use crate::config::service::{Action, Forward, Ftp, Service};
+use crate::config::service::{Action, Forward, Ftp, Help, Service};
 use crate::gate::{Admitted, Denied, Ledger, Refusal, Standing, StateDir};
 use crate::log::{Ended, Journal, Log, Quota};
 use crate::protocol::answer;
@@ -33,6 +34,7 @@ use crate::terms::escape::escape_word;
 use crate::terms::reason::Reason;
 use crate::terms::value::Complaint;
 use crate::upstream::{News, Upstream};
+use http::Translator;
 
 /// Notes a client that no service is for, and that is closed.
 pub(crate) fn note_unserved(client: &Client, refusals: Option<Quota>, log: &Log) {
@@ -296,6 +298,12 @@ fn choose(answer: &[u8], action: &Action) -> Result<Option<Vec<Upstream>>, Compl
     Ok((!upstreams.is_empty()).then_some(upstreams))
 }
 
+/// What a session's protocol is helped by.
+enum Helping<'a> {
+    Ftp(ftp::Parties, &'a Ftp),
+    Http(Translator<'a>),
+}
+
 fn relay_to(
     admitted: Admitted,
     forward: &Forward,
@@ -341,18 +349,26 @@ fn relay_to(
             .map_err(|error| warn_of_transcript(journal, &error))
             .ok()
     });
-    let followed = forward
-        .ftp
-        .as_ref()
-        .and_then(|plan| ftp_parties(&client, upstream.socket.as_fd(), plan, journal));
-    let engine = match (&followed, &transcript) {
+    let helping = match &forward.help {
+        None => None,
+        Some(Help::Ftp(plan)) => ftp_parties(&client, upstream.socket.as_fd(), journal)
+            .map(|parties| Helping::Ftp(parties, plan)),
+        // Where a client meant to go, it finds what understands it.
+        Some(Help::HttpProxy { .. }) if upstream.is_original => None,
+        Some(Help::HttpProxy { force }) => {
+            let original = client.original_destination().ok();
+            let translator = Translator::new(original, force.as_deref(), ends_at, journal);
+            Some(Helping::Http(translator))
+        }
+    };
+    let engine = match (&helping, &transcript) {
         (Some(_), _) => Engine::Edited,
         (None, Some(_)) => Engine::Copy,
         (None, None) => Engine::Adaptive,
     };
-    let bounds = match followed {
-        Some(_) => ftp::bounds(forward),
-        None => forward.relay,
+    let bounds = match helping {
+        Some(Helping::Ftp(..)) => ftp::bounds(forward),
+        Some(Helping::Http(_)) | None => forward.relay,
     };
     let sockets = [client.socket, upstream.socket];
     let now = Instant::now();
@@ -360,17 +376,17 @@ fn relay_to(
     if let Some(after) = forward.keepalive {
         machine.ask_silent_peers(after);
     }
+    // FTP's control connection is not held back, but each of its data connections.
+    if !forward.pacing.is_none() && !matches!(helping, Some(Helping::Ftp(..))) {
+        machine.pace(&forward.pacing, now);
+    }
     let tap = transcript.as_mut();
-    let relayed = match followed {
-        Some((parties, plan)) => {
+    let relayed = match helping {
+        Some(Helping::Ftp(parties, plan)) => {
             ftp::drive(&mut machine, parties, forward, plan, ends_at, tap, journal)
         }
-        None => {
-            if !forward.pacing.is_none() {
-                machine.pace(&forward.pacing, now);
-            }
-            drive(&mut machine, tap, journal)
-        }
+        Some(Helping::Http(translator)) => translator.drive(&mut machine, tap),
+        None => drive(&mut machine, tap, journal),
     };
     // Both sides have been told. The process ends with its session, and the kernel then closes what
     // is open without being called for each.
@@ -395,17 +411,12 @@ fn relay_to(
 /// Between whom FTP's data connections are to be followed. A client that has no address has none of
 /// those.
 #[cold]
-fn ftp_parties<'a>(
-    client: &Client,
-    upstream: BorrowedFd,
-    plan: &'a Ftp,
-    journal: &Journal,
-) -> Option<(ftp::Parties, &'a Ftp)> {
+fn ftp_parties(client: &Client, upstream: BorrowedFd, journal: &Journal) -> Option<ftp::Parties> {
     let parties = ftp::Parties::of(client, upstream);
     if parties.is_none() {
         journal.notice("helper ftp: a side has no IP address, so that nothing is followed");
     }
-    Some((parties?, plan))
+    parties
 }
 
 /// Drives a relay to its end. The journal's line that was put off is written once there is time for

@@ -58,6 +58,8 @@ pub(crate) struct Connected {
     pub(crate) socket: OwnedFd,
     /// Whom it leads to.
     pub(crate) name: String,
+    /// Whether that is where a redirected client meant to go.
+    pub(crate) is_original: bool,
 }
 
 /// What happens on the way to an upstream.
@@ -165,7 +167,14 @@ impl Route {
                 .and_then(|socket| self.send_proxy.introduce(client, socket, attempt));
             let name = upstream.name_for(client);
             let failed = match reached {
-                Ok(socket) => return Ok(Connected { socket, name }),
+                Ok(socket) => {
+                    let is_original = matches!(upstream, Upstream::OriginalDestination { .. });
+                    return Ok(Connected {
+                        socket,
+                        name,
+                        is_original,
+                    });
+                }
                 Err(failed) => failed,
             };
             let failure = format!("{}: {}", escape_word(&name), failed.detail);

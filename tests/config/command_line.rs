@@ -220,6 +220,16 @@ const BAD: &[(&str, &[(&str, &str)])] = &[
         ],
     ),
     (
+        "http-force",
+        &[
+            ("", "is not a URL that requests can be sent to"),
+            ("ftp://a/", "write http://HOST[:PORT]/PATH"),
+            ("http:///path", "write http://HOST[:PORT]/PATH"),
+            ("http://a/b c", "without blanks and #"),
+            ("http://a/#b", "without blanks and #"),
+        ],
+    ),
+    (
         "ftp-ports",
         &[
             ("", "write FIRST-LAST"),

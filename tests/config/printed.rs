@@ -192,6 +192,7 @@ fn every_default_is_printed_in_full() {
          \x20   # ftp-address is not set\n\
          \x20   # ftp-ports is not set\n\
          \x20   ftp-data-timeout 60\n\
+         \x20   # http-force is not set\n\
          \x20   transparent no\n\
          \x20   via no\n\
          \x20   # via-auth is not set\n\

@@ -25,7 +25,8 @@ fn values(setting: &Setting) -> [&'static str; 3] {
         "allow-levels" => ["each", "any", "each"],
         "proxy-others" => ["serve", "refuse", "serve"],
         "send-proxy" => ["v1", "v2", "no"],
-        "helper" => ["ftp", "no", "ftp"],
+        "helper" => ["ftp", "no", "http-proxy"],
+        "http-force" => ["http://a/", "https://b/c?d", "http://c"],
         "ftp-address" => ["192.0.2.1", "192.0.2.2", "192.0.2.3"],
         "ftp-ports" => ["50000-50009", "1024-65535", "2000-2000"],
         "overflow" => ["drop", "defer", "drop"],
@@ -48,6 +49,7 @@ fn values(setting: &Setting) -> [&'static str; 3] {
 fn goes_with(setting: &Setting) -> &'static str {
     match setting.name {
         "via-auth" => "via http://a:1\n",
+        "http-force" => "helper http-proxy\n",
         _ => "",
     }
 }

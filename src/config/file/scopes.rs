@@ -373,6 +373,12 @@ impl Scopes {
             let place = open.seen.get("helper").unwrap_or(&open.place);
             return self.problem(Problem::misplaced(place.clone(), complaint));
         }
+        if let Some(place) = open.seen.get("http-force")
+            && helper != Some(Helper::HttpProxy)
+        {
+            let what = "http-force is of no use without helper http-proxy";
+            return self.problem(Problem::misplaced(place.clone(), what));
+        }
         let key = (open.interface.clone(), open.port);
         if let Some(earlier) = self.places.get(&key) {
             let (interface, port) = key;

@@ -12,8 +12,10 @@ mod table;
 mod written;
 
 use crate::config::Destination;
+use crate::relay::Delay;
+use crate::terms::escape::brief;
 use crate::terms::place::Place;
-use crate::terms::value::Fault;
+use crate::terms::value::{Complaint, Fault};
 use crate::upstream::{OwnAddress, Upstream};
 
 pub(crate) use explained::Explained;
@@ -45,36 +47,74 @@ impl Overflow {
         &[("defer", Overflow::Defer), ("drop", Overflow::Drop)];
 }
 
-/// What a protocol whose connections lead to others is helped by.
+/// What a protocol is helped by whose messages say where they are to go.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Helper {
     /// FTP's control connection is read, and its data connections are relayed.
     Ftp,
+    /// Requests that were meant for origin servers are made what an HTTP proxy understands.
+    HttpProxy,
 }
 
 impl Helper {
     /// The helpers by name.
-    pub(crate) const WORDS: &[(&str, Option<Helper>)] = &[("no", None), ("ftp", Some(Helper::Ftp))];
+    pub(crate) const WORDS: &[(&str, Option<Helper>)] = &[
+        ("no", None),
+        ("ftp", Some(Helper::Ftp)),
+        ("http-proxy", Some(Helper::HttpProxy)),
+    ];
 
     /// What cannot be helped, where these settings hold for what leads there, in a sentence.
     pub(crate) fn complaint(written: &Written, destination: &Destination) -> Option<String> {
-        let Helper::Ftp = written.helper.flatten()?;
+        let helper = written.helper.flatten()?;
         let is_unix = |upstreams: &[Upstream]| upstreams.iter().any(Upstream::is_unix);
-        let what = match destination {
-            Destination::Handler(_) => "a handler",
-            Destination::Upstreams(upstreams) if is_unix(upstreams) => "a unix upstream",
-            Destination::Upstreams(_)
-                if written.via.as_ref().is_some_and(|via| via.value.is_some()) =>
-            {
-                "via"
+        let has_via = written.via.as_ref().is_some_and(|via| via.value.is_some());
+        let what = match (helper, destination) {
+            (_, Destination::Handler(_)) => "a handler",
+            (Helper::Ftp, Destination::Upstreams(upstreams)) => {
+                if is_unix(upstreams) {
+                    "a unix upstream"
+                } else if has_via {
+                    "via"
+                } else if written.source.is_some_and(OwnAddress::is_clients) {
+                    "source client"
+                } else {
+                    return None;
+                }
             }
-            Destination::Upstreams(_) if written.source.is_some_and(OwnAddress::is_clients) => {
-                "source client"
+            // What is held back are bytes as they came, and these are others.
+            (Helper::HttpProxy, Destination::Upstreams(_)) => {
+                if written.delay.is_some_and(|delay| delay != Delay::default()) {
+                    "delay"
+                } else {
+                    return None;
+                }
             }
-            Destination::Upstreams(_) => return None,
+        };
+        let name = match helper {
+            Helper::Ftp => "ftp",
+            Helper::HttpProxy => "http-proxy",
         };
         Some(format!(
-            "helper: ftp cannot go with {what}: leave that out, or write helper no"
+            "helper: {name} cannot go with {what}: leave that out, or write helper no"
+        ))
+    }
+}
+
+/// A URL that requests can be sent to, as it is written in them.
+pub(super) fn url(text: &str) -> Result<String, Complaint> {
+    let after_scheme = ["http://", "https://"]
+        .into_iter()
+        .find_map(|scheme| text.strip_prefix(scheme));
+    let host = after_scheme.map(|rest| rest.split(['/', '?']).next().unwrap_or(rest));
+    let is_plain = text.bytes().all(|b| b.is_ascii_graphic() && b != b'#');
+    if is_plain && host.is_some_and(|host| !host.is_empty()) {
+        Ok(text.to_owned())
+    } else {
+        Err(format!(
+            "'{}' is not a URL that requests can be sent to: write http://HOST[:PORT]/PATH, without \
+             blanks and #",
+            brief(text)
         ))
     }
 }

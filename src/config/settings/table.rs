@@ -4,7 +4,7 @@ use std::net::Ipv4Addr;
 use std::path::PathBuf;
 
 use super::shown::{one, or_never, or_unlimited, path, rules, switch, time, word};
-use super::{Explained, Helper, Scope, Setting, Shown, Takes, default};
+use super::{Explained, Helper, Scope, Setting, Shown, Takes, default, url};
 use crate::config::settings::Overflow;
 use crate::gate::{AllowLevels, Others, Rate, Rule};
 use crate::log;
@@ -499,8 +499,9 @@ pub const SETTINGS: &[Setting] = &[
     },
     Setting {
         name: "helper",
-        takes: Takes::Value("no|ftp"),
-        help: "follow this protocol's further connections (default no)",
+        takes: Takes::Value("no|ftp|http-proxy"),
+        help: "follow FTP's data connections, or make requests that redirected clients\n\
+               meant for origin servers what an HTTP proxy understands (default no)",
         write: |written, given| {
             written.helper = Some(value::one_of(given.text, Helper::WORDS)?);
             Ok(())
@@ -575,6 +576,17 @@ pub const SETTINGS: &[Setting] = &[
             let what = "belongs behind the arguments of the program that --as names";
             Err(what.to_owned().into())
         },
+        ..SETTING
+    },
+    Setting {
+        name: "http-force",
+        takes: Takes::Value("URL"),
+        help: "have every HTTP request ask for URL, unless that page led to it",
+        write: |written, given| {
+            written.http_force = Some(url(given.text)?);
+            Ok(())
+        },
+        show: |written| written.http_force.iter().map(|url| quote(url)).collect(),
         ..SETTING
     },
     Setting {

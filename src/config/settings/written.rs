@@ -149,6 +149,8 @@ written! {
     ftp_ports: PortRange,
     /// `--ftp-data-timeout`.
     ftp_data_timeout: Duration,
+    /// `--http-force`.
+    http_force: String,
     /// `--env-prefix`.
     env_prefix: String,
     /// `--clear-env`.
