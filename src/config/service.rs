@@ -123,13 +123,6 @@ impl Service {
             return Err(Error::config(complaint));
         }
         let answers = written.acp_server.unwrap_or(false);
-        if written.helper.flatten() == Some(Helper::HttpProxy)
-            && matches!(destination, Destination::Upstreams(_))
-            && let Some(complaint) = Helper::complaint(&written, &destination)
-        {
-            // Of a file's service that is told at its place.
-            return Err(Error::config(complaint));
-        }
         let program = match written.acp {
             None => None,
             Some(words) => Some(AccessProgram {
