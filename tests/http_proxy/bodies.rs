@@ -3,6 +3,7 @@
 use std::io::{BufReader, Read, Write};
 use std::net::TcpStream;
 use std::thread;
+use std::time::{Duration, Instant};
 
 use crate::harness::noise::Noise;
 use crate::harness::peers::send_until_blocked;
@@ -133,6 +134,30 @@ fn who_reads_slowly_holds_back_who_sends() {
     assert!(sent < 50_000_000, "{sent} bytes were taken");
     say.send(sent).unwrap();
     assert_eq!(proxy.result(), sent);
+}
+
+#[test]
+fn bandwidth_holds_bodies_back_and_they_arrive_whole() {
+    let length = 400_000;
+    let proxy = Upstream::new(move |mut stream: TcpStream| {
+        read_head(&stream);
+        assert_arrives(&stream, &mut Noise::new(7), length);
+        stream.write_all(OK).unwrap();
+    });
+    let ours = before(&proxy.name(), &["--bandwidth", "100000"]);
+    let mut client = ours.connect();
+    let head = format!("PUT / HTTP/1.1\r\nHost: a\r\nContent-Length: {length}\r\n\r\n");
+    let began = Instant::now();
+    client.write_all(head.as_bytes()).unwrap();
+    Noise::new(7).send(&client, length as u64);
+    assert_eq!(read_count(&client, OK.len()).as_bytes(), OK);
+    // But for what is a burst of 64 KiB.
+    assert!(
+        began.elapsed() > Duration::from_secs(3),
+        "{:?}",
+        began.elapsed()
+    );
+    proxy.result();
 }
 
 #[test]

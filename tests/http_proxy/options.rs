@@ -25,11 +25,15 @@ fn what_does_not_fit_together_is_an_error_at_its_place() {
     for (text, expected) in [
         (
             "port 25\nexec /bin/cat\nhelper http-proxy\n",
-            "conf:3:1: helper: http-proxy cannot go with a handler: write the proxy as server, or helper no",
+            "conf:3:1: helper: http-proxy cannot go with a handler: leave that out, or write helper no",
         ),
         (
             "helper http-proxy\nport 25\nexec /bin/cat\n",
-            "conf:2:1: helper: http-proxy cannot go with a handler: write the proxy as server, or helper no",
+            "conf:2:1: helper: http-proxy cannot go with a handler: leave that out, or write helper no",
+        ),
+        (
+            "delay 1\nport 25\nserver a\nhelper http-proxy\n",
+            "conf:4:1: helper: http-proxy cannot go with delay: leave that out, or write helper no",
         ),
         (
             "port 25\nserver a\nhttp-force http://a/\n",
