@@ -27,7 +27,11 @@ fn release() -> &'static Path {
         build.current_dir(env!("CARGO_MANIFEST_DIR"));
         build.arg("--target-dir").arg(target);
         assert!(build.status().unwrap().success());
-        target.join("release/tcpproxy")
+        // A copy, as install(1) makes one: what the linker has written through a mapping lies in the page
+        // cache in smaller pieces, of which a start touches up to a fifth more.
+        let installed = target.join("release/tcpproxy-as-installed");
+        fs::copy(target.join("release/tcpproxy"), &installed).unwrap();
+        installed
     })
 }
 
@@ -136,7 +140,7 @@ fn little_is_touched_to_start() {
     // 8 are the launcher's, before execve; 27 a program's in C that is linked in this way and
     // forwards: the stretches of 64 KiB of its file that are read, and the pages that are written.
     // The others are our own code, its data, and the clock.
-    let most = if IS_STATIC { 48 } else { 85 };
+    let most = if IS_STATIC { 43 } else { 85 };
     assert!(faults[4] <= most, "{faults:?}");
 }
 
