@@ -153,6 +153,16 @@ mod tests {
     }
 
     #[test]
+    fn an_empty_line_behind_a_body_begins_no_request() {
+        let mut dialogue = Dialogue::default();
+        let post = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\n\r\nx";
+        say(&mut dialogue, &[post, &b"\r\n"[..]].concat()).unwrap();
+        assert!(!dialogue.is_in_head());
+        say(&mut dialogue, b"G").unwrap();
+        assert!(dialogue.is_in_head());
+    }
+
+    #[test]
     fn no_more_than_so_many_requests_wait_for_their_answers() {
         let mut dialogue = Dialogue::default();
         let said = GET.repeat(MOST_AWAITED + 9);

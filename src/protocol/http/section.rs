@@ -50,9 +50,9 @@ impl Section {
         Section::new(Ends::Crlf, false)
     }
 
-    /// Whether nothing of it has come yet.
+    /// Whether nothing of it has come yet but empty lines that are skipped.
     pub(super) fn is_empty(&self) -> bool {
-        self.bytes.is_empty() && self.skipped == 0
+        self.bytes.is_empty()
     }
 
     /// Takes bytes up to its end at most. Returns how many, and whether it is complete.
