@@ -43,7 +43,10 @@ impl Requests {
             let rest = &bytes[taken..];
             match &mut self.0 {
                 State::Head(section) => {
-                    let (count, ended) = section.take(rest)?;
+                    let (count, ended) = section.take(rest).or_else(|refusal| {
+                        // What is no head is no head that is too large.
+                        Request::look(section.so_far()).and(Err(refusal))
+                    })?;
                     taken += count;
                     if ended {
                         let request = Request::read(section.take_all())?;
@@ -144,8 +147,10 @@ mod tests {
     #[test]
     fn what_is_no_http_is_refused_at_its_first_bytes() {
         let hello = b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03";
+        let zeros = [0; 100_000];
         for bytes in [
-            &hello[..],
+            &zeros[..],
+            hello,
             b"\0",
             b"SSH-2.0-OpenSSH_9.2p1 Debian\r\n",
             b"\r\n\n",

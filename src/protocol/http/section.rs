@@ -95,6 +95,11 @@ impl Section {
         Some(&self.bytes)
     }
 
+    /// What has come of it.
+    pub(super) fn so_far(&self) -> &[u8] {
+        &self.bytes
+    }
+
     /// What it has come to.
     pub(super) fn take_all(&mut self) -> Vec<u8> {
         mem::take(&mut self.bytes)
