@@ -4,8 +4,7 @@
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
-use nix::sys::socket::sockopt::{KeepAlive, TcpNoDelay};
-use nix::sys::socket::{Shutdown, setsockopt, shutdown};
+use nix::sys::socket::{Shutdown, shutdown};
 
 use super::buffer::{Buffer, Failure, Filled};
 use super::direction::{Direction, State};
@@ -108,18 +107,7 @@ impl Machine {
         ends_at: Option<Instant>,
         now: Instant,
     ) -> Machine {
-        sockets.iter().for_each(prepare);
-        Machine::at_rest(sockets, bounds, engine, ends_at, now)
-    }
-
-    fn at_rest(
-        sockets: [OwnedFd; 2],
-        bounds: Bounds,
-        engine: Engine,
-        ends_at: Option<Instant>,
-        last_activity: Instant,
-    ) -> Machine {
-        let direction = || Direction::new(Buffer::new(engine, bounds.buffer_size, last_activity));
+        let direction = || Direction::new(Buffer::new(engine, bounds.buffer_size, now));
         Machine {
             sockets,
             directions: [direction(), direction()],
@@ -129,7 +117,7 @@ impl Machine {
             first_end: None,
             broken: None,
             hung_up: [false; 2],
-            last_activity,
+            last_activity: now,
             ends_at,
         }
     }
@@ -195,7 +183,7 @@ impl Machine {
             paces,
         } = parked;
         let engine = Engine::Adaptive;
-        let mut machine = Machine::at_rest(sockets, bounds, engine, ends_at, last_activity);
+        let mut machine = Machine::new(sockets, bounds, engine, ends_at, last_activity);
         machine.keep_pace(paces, last_activity);
         for (direction, delivered) in machine.directions.iter_mut().zip([sent, received]) {
             direction.delivered = delivered;
@@ -637,12 +625,4 @@ impl Machine {
         }
         self.phase = Phase::Over(reason);
     }
-}
-
-/// Has a socket ready for the relay: small messages are not held back, and dead peers are noticed
-/// in the end.
-fn prepare(socket: &OwnedFd) {
-    // Each of these fails on sockets other than TCP's, which have no use for it.
-    let _ = setsockopt(socket, TcpNoDelay, &true);
-    let _ = setsockopt(socket, KeepAlive, &true);
 }

@@ -370,6 +370,8 @@ fn relay_to(
         Some(Helping::Ftp(..)) => ftp::bounds(forward),
         Some(Helping::Http(_)) | None => forward.relay,
     };
+    // The upstream's has been: what was held back for it is to go with the client's first bytes.
+    sockets::prepare_for_relay(client.socket.as_fd());
     let sockets = [client.socket, upstream.socket];
     let now = Instant::now();
     let mut machine = Machine::new(sockets, bounds, engine, ends_at, now);

@@ -8,6 +8,7 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags};
 use nix::sys::socket::sockopt::{
     Ipv6V6Only, KeepAlive, OobInline, ReceiveTimeout, ReuseAddr, SendTimeout, TcpKeepIdle,
+    TcpNoDelay,
 };
 use nix::sys::socket::{
     AddressFamily, Backlog, MsgFlags, Shutdown, SockFlag, SockType, SockaddrStorage, bind, listen,
@@ -16,6 +17,14 @@ use nix::sys::socket::{
 use nix::sys::time::{TimeVal, TimeValLike};
 
 use crate::sys::wait::{self, Woken};
+
+/// Has a connection ready for the relay: small messages are not held back, and dead peers are noticed in
+/// the end. What was sent with `MSG_MORE` goes at once.
+pub(crate) fn prepare_for_relay(socket: BorrowedFd) {
+    // Each of these fails on sockets other than TCP's, which have no use for it.
+    let _ = setsockopt(&socket, TcpNoDelay, &true);
+    let _ = setsockopt(&socket, KeepAlive, &true);
+}
 
 /// Has urgent data read in its place in the stream, as the relay needs it, or not, as handlers may
 /// want it. Of urgent data that arrives before only the last byte would be kept (`tcp_check_urg`,

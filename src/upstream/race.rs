@@ -207,6 +207,7 @@ fn attempt(address: SocketAddr, begin: Begin) -> nix::Result<(OwnedFd, bool)> {
     let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
     let socket = socket(family, SockType::Stream, flags, None)?;
     sockets::set_urgent_in_line(socket.as_fd(), true);
+    sockets::prepare_for_relay(socket.as_fd());
     if let Some(hops) = begin.hop_limit {
         // The default will do where it cannot be set.
         let _ = sys::limit_hops(socket.as_fd(), address.ip(), hops);

@@ -13,7 +13,7 @@ use super::listener::{Arrival, Listener, listen, listen_anywhere, with_port};
 use crate::config::service::{Forward, Ftp};
 use crate::log::Journal;
 use crate::relay::{Bounds, Engine, Machine, Outcome, Pacing, Relay};
-use crate::sys;
+use crate::sys::{self, sockets};
 use crate::terms::error::describe;
 use crate::terms::reason::Reason;
 use crate::upstream::{self, OwnAddress};
@@ -338,6 +338,9 @@ impl<'a> Data<'a> {
             Mode::Passive => [accepted, connecting],
             Mode::Active => [connecting, accepted],
         };
+        for socket in &sockets {
+            sockets::prepare_for_relay(socket.as_fd());
+        }
         let mut machine = Machine::new(sockets, self.bounds, Engine::Adaptive, self.ends_at, now);
         if !self.pacing.is_none() {
             machine.pace(&self.pacing, now);
