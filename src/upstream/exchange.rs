@@ -15,15 +15,30 @@ use crate::terms::reason::Reason;
 /// Answers have no more bytes than this, as a rule.
 const USUAL: usize = 512;
 
+/// Whether what is sent is all there is for now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Then {
+    /// It is to be sent at once.
+    Nothing,
+    /// More follows at once, and may go in the same segment (send(2), `MSG_MORE`).
+    More,
+}
+
 /// Sends all of something, however long that takes.
 pub(super) fn send_all(
     what: &str,
     mut rest: &[u8],
+    then: Then,
     socket: &OwnedFd,
     mut vigil: Vigil,
 ) -> Result<(), Failed> {
+    let flags = match then {
+        Then::Nothing => MsgFlags::MSG_DONTWAIT,
+        // Nix has no name for it.
+        Then::More => MsgFlags::MSG_DONTWAIT | MsgFlags::from_bits_retain(libc::MSG_MORE),
+    };
     while !rest.is_empty() {
-        match send(socket.as_raw_fd(), rest, MsgFlags::MSG_DONTWAIT) {
+        match send(socket.as_raw_fd(), rest, flags) {
             Ok(count) => rest = &rest[count..],
             Err(Errno::EINTR) => {}
             Err(Errno::EAGAIN) => {
@@ -122,7 +137,7 @@ mod tests {
             all
         });
         let vigil = Vigil::until(Some(Instant::now() + Duration::from_secs(20)));
-        assert!(send_all("it", &sent, &own, vigil).is_ok());
+        assert!(send_all("it", &sent, Then::Nothing, &own, vigil).is_ok());
         drop(own);
         assert_eq!(reader.join().unwrap()[held..], header);
     }
@@ -131,7 +146,7 @@ mod tests {
     fn an_upstream_that_does_not_take_it_in_time_was_not_reached() {
         let (own, _, _peer) = full();
         let vigil = Vigil::until(Some(Instant::now() + Duration::from_millis(50)));
-        let failed = send_all("it", b"PROXY UNKNOWN\r\n", &own, vigil).unwrap_err();
+        let failed = send_all("it", b"PROXY UNKNOWN\r\n", Then::Nothing, &own, vigil).unwrap_err();
         assert_eq!(failed.reason, Reason::ConnectTimeout);
     }
 
@@ -140,6 +155,15 @@ mod tests {
         let (own, peer) = UnixStream::pair().unwrap();
         drop(peer);
         let own = OwnedFd::from(own);
-        assert!(send_all("it", b"PROXY UNKNOWN\r\n", &own, Vigil::until(None)).is_ok());
+        assert!(
+            send_all(
+                "it",
+                b"PROXY UNKNOWN\r\n",
+                Then::Nothing,
+                &own,
+                Vigil::until(None)
+            )
+            .is_ok()
+        );
     }
 }

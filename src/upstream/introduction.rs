@@ -1,12 +1,13 @@
 //! What an upstream is told of the client before the client's first byte.
 
 use std::net::SocketAddr;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 
 use super::Failed;
-use super::exchange::send_all;
+use super::exchange::{Then, send_all};
 use crate::protocol::proxy::{self, Announced};
 use crate::source::Client;
+use crate::sys;
 use crate::sys::vigil::Vigil;
 use crate::terms::endpoint::Endpoint;
 
@@ -41,7 +42,13 @@ impl SendProxy {
             SendProxy::Version1 => proxy::version_1(&announcement(client)),
             SendProxy::Version2 => proxy::version_2(&announcement(client)),
         };
-        send_all("the PROXY header", &header, &socket, vigil)?;
+        // The relay sends what waits there in a moment: a segment less, and the upstream is woken once. The
+        // kernel waits for 200 ms at most (tcp(7), TCP_CORK).
+        let then = match sys::bytes_waiting(client.socket.as_fd()) {
+            Ok(1..) => Then::More,
+            Ok(0) | Err(_) => Then::Nothing,
+        };
+        send_all("the PROXY header", &header, then, &socket, vigil)?;
         Ok(socket)
     }
 }

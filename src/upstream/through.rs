@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use nix::errno::Errno;
 
 use super::Failed;
-use super::exchange::{read_answer, send_all};
+use super::exchange::{Then, read_answer, send_all};
 use super::forward_proxy::{ForwardProxy, Protocol};
 use crate::protocol::connect;
 use crate::protocol::socks5::{self, Method, Reply};
@@ -55,7 +55,13 @@ fn by_connect(
     vigil: Vigil,
 ) -> Result<(), Failed> {
     let request = connect::request(host, port, credentials);
-    send_all("the request", &request, socket, vigil.clone())?;
+    send_all(
+        "the request",
+        &request,
+        Then::Nothing,
+        socket,
+        vigil.clone(),
+    )?;
     let status = read_answer(socket, vigil, connect::LONGEST, connect::read)?;
     if status.is_success() {
         return Ok(());
@@ -84,12 +90,24 @@ fn by_socks5(
         return Err(refused(why));
     };
     let greeting = socks5::greeting(credentials.is_some());
-    send_all("the greeting", greeting, socket, vigil.clone())?;
+    send_all(
+        "the greeting",
+        greeting,
+        Then::Nothing,
+        socket,
+        vigil.clone(),
+    )?;
     let method = read_answer(socket, vigil.clone(), socks5::LONGEST, socks5::read_method)?;
     match (method, credentials.and_then(socks5::password)) {
         (Method::None, _) => {}
         (Method::Password, Some(message)) => {
-            send_all("user and password", &message, socket, vigil.clone())?;
+            send_all(
+                "user and password",
+                &message,
+                Then::Nothing,
+                socket,
+                vigil.clone(),
+            )?;
             let read = socks5::read_acceptance;
             if !read_answer(socket, vigil.clone(), socks5::LONGEST, read)? {
                 return Err(refused(format!("it said no{REFUSES_CREDENTIALS}")));
@@ -103,7 +121,13 @@ fn by_socks5(
             return Err(refused(why));
         }
     }
-    send_all("the request", &request, socket, vigil.clone())?;
+    send_all(
+        "the request",
+        &request,
+        Then::Nothing,
+        socket,
+        vigil.clone(),
+    )?;
     match read_answer(socket, vigil, socks5::LONGEST, socks5::read_reply)? {
         Reply::Connected => Ok(()),
         Reply::Failed(code) => {

@@ -10,8 +10,8 @@ use std::thread;
 use crate::bytes::{LOCAL, PROXY, v1_tcp, v2, v2_tcp};
 use crate::harness::upstreams::Upstream;
 use crate::harness::{
-    Engine, PATIENCE, Running, Scratch, Standalone, TCPPROXY, end_of, field, free_port, patient,
-    read_all, under_inetd,
+    Engine, PATIENCE, Running, Scratch, Standalone, TCPPROXY, end_of, field, free_port, needs_root,
+    patient, read_all, under_inetd,
 };
 
 const VERSIONS: [&str; 2] = ["v1", "v2"];
@@ -232,4 +232,28 @@ fn each_upstream_that_is_tried_reads_it_once() {
         upstream.result(),
         v1_tcp(&own, &format!("127.0.0.1:{port}"))
     );
+}
+
+#[test]
+fn what_the_client_has_said_by_then_comes_with_the_header() {
+    needs_root();
+    let upstream = Upstream::new(|mut stream| {
+        let mut all = vec![0; 4096];
+        let count = stream.read(&mut all).unwrap();
+        all.truncate(count);
+        all
+    });
+    // The program's time is enough for the client's first bytes to be there.
+    let proxy = Standalone::start(&[
+        "--acp",
+        "/bin/sleep 1",
+        "--send-proxy",
+        "v1",
+        &upstream.name(),
+    ]);
+    let mut client = proxy.connect();
+    client.write_all(b"hello").unwrap();
+    let first = upstream.result();
+    assert!(first.starts_with(b"PROXY TCP4 127.0.0.1 "), "{first:?}");
+    assert!(first.ends_with(b"\r\nhello"), "{first:?}");
 }
