@@ -26,7 +26,7 @@
 //! | `log` | the only voice: journals of sessions, sinks, levels | syslog, files, standard streams |
 //! | `sys` | the operating system: waiting, ids, programs, streams, names; `sys::raw` alone is unsafe | processes, descriptors, the resolver |
 //! | `protocol` | bytes of others' protocols: PROXY headers; FTP's control connection; requests of HTTP/1; asking HTTP and SOCKS proxies for connections; answers of access programs | nothing |
-//! | `terms` | nouns and text that all share: endpoint, facts, credentials, reason, error, place, value, escaping | nothing |
+//! | `terms` | nouns and text that all share: endpoint, facts, credentials, progress, reason, error, place, value, escaping | nothing |
 //!
 //! A room imports from those below it in this table, never from one above; `gate` and `upstream`
 //! do not know each other, nor do `source` and `relay`.
@@ -72,10 +72,11 @@ use upstream::without_password;
 // What the fuzz targets, the benchmark and the tests name. Nothing else is offered to anybody.
 pub use config::{file, parse_rinetd, settings};
 pub use log::report_panics;
-pub use protocol::{Answer, answer, connect, ftp, http, proxy, socks5};
+pub use protocol::{answer, connect, ftp, http, proxy, socks5};
 pub use sys::Words;
 pub use sys::streams::Streams;
 pub use terms::credentials::Credentials;
+pub use terms::progress::Progress;
 pub use terms::reason::Reason;
 
 /// The whole program, from its arguments to its exit. Nothing is torn down: the kernel does that

@@ -5,7 +5,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use tcpproxy::Answer;
+use tcpproxy::Progress;
 use tcpproxy::connect::{self, LONGEST};
 
 fuzz_target!(|bytes: &[u8]| {
@@ -13,11 +13,11 @@ fuzz_target!(|bytes: &[u8]| {
     // As they would come one by one: the first answer that is one stays.
     let first = (0..=bytes.len())
         .map(|count| (count, connect::read(&bytes[..count])))
-        .find(|(_, answer)| *answer != Answer::Incomplete);
+        .find(|(_, answer)| *answer != Progress::Incomplete);
     match (&whole, first) {
-        (Answer::Incomplete, None) => assert!(bytes.len() < LONGEST),
-        (Answer::Wrong(why), Some((_, Answer::Wrong(_)))) => assert_fit(why),
-        (Answer::Complete { says, length }, Some((count, piecemeal))) => {
+        (Progress::Incomplete, None) => assert!(bytes.len() < LONGEST),
+        (Progress::Wrong(why), Some((_, Progress::Wrong(_)))) => assert_fit(why),
+        (Progress::Complete { says, length }, Some((count, piecemeal))) => {
             // Complete with its last byte, and not one later.
             assert_eq!((count, &piecemeal), (*length, &whole));
             assert!((100..1000).contains(&says.code));

@@ -5,7 +5,8 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use tcpproxy::proxy::{self, Announced, LONGEST, Progress};
+use tcpproxy::Progress;
+use tcpproxy::proxy::{self, Announced, LONGEST};
 
 fuzz_target!(|bytes: &[u8]| {
     let whole = proxy::read(bytes);
@@ -18,7 +19,7 @@ fuzz_target!(|bytes: &[u8]| {
             assert!(first.is_none() && bytes.len() < LONGEST);
         }
         (Progress::Wrong(_), Some((_, Progress::Wrong(_)))) => {}
-        (Progress::Complete { announced, length }, Some((count, piecemeal))) => {
+        (Progress::Complete { says: announced, length }, Some((count, piecemeal))) => {
             // Complete with its last byte, and not one later.
             assert_eq!((count, &piecemeal), (*length, &whole));
             for (header, expected) in [
@@ -26,7 +27,7 @@ fuzz_target!(|bytes: &[u8]| {
                 (proxy::version_1(announced), in_version_1(*announced)),
             ] {
                 match proxy::read(&header) {
-                    Progress::Complete { announced, length } => {
+                    Progress::Complete { says: announced, length } => {
                         assert_eq!((announced, length), (expected, header.len()));
                     }
                     other => panic!("{other:?}"),

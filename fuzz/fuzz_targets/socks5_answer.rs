@@ -8,7 +8,7 @@ use std::fmt::Debug;
 
 use libfuzzer_sys::fuzz_target;
 use tcpproxy::socks5::{self, LONGEST, Reply};
-use tcpproxy::{Answer, Credentials};
+use tcpproxy::{Progress, Credentials};
 
 fuzz_target!(|bytes: &[u8]| {
     check(bytes, socks5::read_method);
@@ -37,23 +37,23 @@ fuzz_target!(|bytes: &[u8]| {
             assert!(!has_room);
         }
     }
-    if let Answer::Complete { says, .. } = socks5::read_reply(bytes)
+    if let Progress::Complete { says, .. } = socks5::read_reply(bytes)
         && let Reply::Failed(code) = says
     {
         assert!(code != 0 && !socks5::reason(code).is_empty());
     }
 });
 
-fn check<T: Debug + PartialEq>(bytes: &[u8], read: impl Fn(&[u8]) -> Answer<T>) {
+fn check<T: Debug + PartialEq>(bytes: &[u8], read: impl Fn(&[u8]) -> Progress<T>) {
     let whole = read(bytes);
     // As they would come one by one: the first answer that is one stays.
     let first = (0..=bytes.len())
         .map(|count| (count, read(&bytes[..count])))
-        .find(|(_, answer)| *answer != Answer::Incomplete);
+        .find(|(_, answer)| *answer != Progress::Incomplete);
     match (&whole, first) {
-        (Answer::Incomplete, None) => assert!(bytes.len() < LONGEST),
-        (Answer::Wrong(_), Some((_, Answer::Wrong(_)))) => {}
-        (Answer::Complete { length, .. }, Some((count, piecemeal))) => {
+        (Progress::Incomplete, None) => assert!(bytes.len() < LONGEST),
+        (Progress::Wrong(_), Some((_, Progress::Wrong(_)))) => {}
+        (Progress::Complete { length, .. }, Some((count, piecemeal))) => {
             // Complete with its last byte, and not one later.
             assert_eq!((count, &piecemeal), (*length, &whole));
         }

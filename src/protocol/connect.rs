@@ -6,9 +6,9 @@
 //! knows lines, and no fields. As with a PROXY header, all that has come belongs to an answer as long as
 //! it is incomplete.
 
-use super::Answer;
 use crate::terms::credentials::Credentials;
 use crate::terms::escape::brief;
+use crate::terms::progress::Progress;
 
 /// The longest answer that is read, in bytes: its head, and those of interim answers before it.
 pub const LONGEST: usize = 16 << 10;
@@ -51,16 +51,16 @@ pub fn request(host: &str, port: u16, credentials: Option<&Credentials>) -> Vec<
 
 /// Reads the answer that these bytes begin with, or are the beginning of. Of one that says yes the head
 /// is read to its end, of any other the first line.
-pub fn read(bytes: &[u8]) -> Answer<Status> {
+pub fn read(bytes: &[u8]) -> Progress<Status> {
     let within = &bytes[..bytes.len().min(LONGEST)];
     match read_within(within) {
-        Ok(Some((says, length))) => Answer::Complete { says, length },
-        Ok(None) if within.len() < LONGEST => Answer::Incomplete,
-        Ok(None) => Answer::Wrong(format!(
+        Ok(Some((says, length))) => Progress::Complete { says, length },
+        Ok(None) if within.len() < LONGEST => Progress::Incomplete,
+        Ok(None) => Progress::Wrong(format!(
             "its answer has more than {LONGEST} bytes: {}",
             beginning(within)
         )),
-        Err(why) => Answer::Wrong(why),
+        Err(why) => Progress::Wrong(why),
     }
 }
 
@@ -185,14 +185,14 @@ mod tests {
 
     fn complete(text: &str) -> (u16, usize) {
         match read(text.as_bytes()) {
-            Answer::Complete { says, length } => (says.code, length),
+            Progress::Complete { says, length } => (says.code, length),
             other => panic!("{other:?} of {text:?}"),
         }
     }
 
     fn wrong(bytes: &[u8]) -> String {
         match read(bytes) {
-            Answer::Wrong(why) => why,
+            Progress::Wrong(why) => why,
             other => panic!("{other:?} of {bytes:?}"),
         }
     }
@@ -245,7 +245,7 @@ mod tests {
             for end in 0..head.len() {
                 assert_eq!(
                     read(&head.as_bytes()[..end]),
-                    Answer::Incomplete,
+                    Progress::Incomplete,
                     "{head:?}"
                 );
             }
@@ -258,7 +258,7 @@ mod tests {
         let all = format!("{interim}HTTP/1.1 200 OK\r\n\r\n");
         assert_eq!(complete(&format!("{all}data")), (200, all.len()));
         for end in 0..all.len() {
-            assert_eq!(read(&all.as_bytes()[..end]), Answer::Incomplete);
+            assert_eq!(read(&all.as_bytes()[..end]), Progress::Incomplete);
         }
         assert_eq!(complete(&format!("{interim}HTTP/1.1 502 Bad\r\n")).0, 502);
     }
@@ -279,7 +279,7 @@ mod tests {
                 (code, text.len())
             );
             match read(text.as_bytes()) {
-                Answer::Complete { says, .. } => assert_eq!(says.line, line),
+                Progress::Complete { says, .. } => assert_eq!(says.line, line),
                 other => panic!("{other:?}"),
             }
         }
@@ -318,7 +318,10 @@ mod tests {
         let longest = format!("{start}{fill}\r\n\r\n");
         assert_eq!(complete(&format!("{longest}data")), (200, LONGEST));
         let longer = format!("{start}{fill}x\r\n\r\n");
-        assert_eq!(read(&longer.as_bytes()[..LONGEST - 1]), Answer::Incomplete);
+        assert_eq!(
+            read(&longer.as_bytes()[..LONGEST - 1]),
+            Progress::Incomplete
+        );
         for end in [LONGEST, longer.len()] {
             let why = wrong(&longer.as_bytes()[..end]);
             assert!(

@@ -8,6 +8,8 @@ use std::fmt::Write;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::str::{self, FromStr};
 
+use crate::terms::progress::Progress;
+
 /// What a header says of the connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Announced {
@@ -22,22 +24,6 @@ pub enum Announced {
     },
     /// It is of a client whose connection is over a unix-domain socket.
     Unix,
-}
-
-/// What has come of a header.
-#[derive(Debug, PartialEq, Eq)]
-pub enum Progress {
-    /// All of it belongs to the header, of which more is to come.
-    Incomplete,
-    /// The whole header, and perhaps data behind it.
-    Complete {
-        /// What it says.
-        announced: Announced,
-        /// How many bytes it has.
-        length: usize,
-    },
-    /// It is no header; a sentence says why.
-    Wrong(String),
 }
 
 /// The longest header that is read, in bytes: one of version 2 with TLVs. What the protocol's authors
@@ -73,7 +59,7 @@ const UNIX_STREAM: u8 = 0x31;
 const CRC32C: u8 = 0x03;
 
 /// Reads the header that these bytes begin with, or are the beginning of.
-pub fn read(bytes: &[u8]) -> Progress {
+pub fn read(bytes: &[u8]) -> Progress<Announced> {
     let read = match bytes.first() {
         None => return Progress::Incomplete,
         Some(b'P') => read_v1(bytes),
@@ -81,7 +67,10 @@ pub fn read(bytes: &[u8]) -> Progress {
     };
     match read {
         Ok(None) => Progress::Incomplete,
-        Ok(Some((announced, length))) => Progress::Complete { announced, length },
+        Ok(Some((announced, length))) => Progress::Complete {
+            says: announced,
+            length,
+        },
         Err(why) => Progress::Wrong(why),
     }
 }
@@ -365,7 +354,10 @@ mod tests {
 
     fn complete(bytes: &[u8]) -> Announced {
         match read(bytes) {
-            Progress::Complete { announced, length } if length == bytes.len() => announced,
+            Progress::Complete {
+                says: announced,
+                length,
+            } if length == bytes.len() => announced,
             other => panic!("{other:?} of {bytes:?}"),
         }
     }

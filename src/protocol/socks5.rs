@@ -6,8 +6,8 @@
 
 use std::net::IpAddr;
 
-use super::Answer;
 use crate::terms::credentials::Credentials;
+use crate::terms::progress::Progress;
 use crate::terms::value::Complaint;
 
 const VERSION: u8 = 5;
@@ -57,14 +57,14 @@ pub fn greeting(has_credentials: bool) -> &'static [u8] {
 }
 
 /// Reads the method that a proxy has chosen.
-pub fn read_method(bytes: &[u8]) -> Answer<Method> {
+pub fn read_method(bytes: &[u8]) -> Progress<Method> {
     match *bytes {
-        [] | [VERSION] => Answer::Incomplete,
+        [] | [VERSION] => Progress::Incomplete,
         [VERSION, NO_AUTHENTICATION, ..] => complete(Method::None, 2),
         [VERSION, USER_AND_PASSWORD, ..] => complete(Method::Password, 2),
         [VERSION, NONE_ACCEPTABLE, ..] => complete(Method::Unacceptable, 2),
         [VERSION, other, ..] => {
-            Answer::Wrong(format!("its answer has method {other}, which is not known"))
+            Progress::Wrong(format!("its answer has method {other}, which is not known"))
         }
         [first, ..] => not_socks(first),
     }
@@ -98,9 +98,9 @@ pub fn password(credentials: &Credentials) -> Option<Vec<u8>> {
 
 /// Reads whether a proxy takes user and password. The version is not looked at: some answer with that
 /// of SOCKS itself, and the status is all that there is.
-pub fn read_acceptance(bytes: &[u8]) -> Answer<bool> {
+pub fn read_acceptance(bytes: &[u8]) -> Progress<bool> {
     match *bytes {
-        [] | [_] => Answer::Incomplete,
+        [] | [_] => Progress::Incomplete,
         [_, status, ..] => complete(status == 0, 2),
     }
 }
@@ -130,15 +130,15 @@ pub fn request(host: &str, port: u16) -> Option<Vec<u8>> {
 
 /// Reads the reply to a request. Of one that says no nothing more is read than its number: not all
 /// proxies send the rest.
-pub fn read_reply(bytes: &[u8]) -> Answer<Reply> {
+pub fn read_reply(bytes: &[u8]) -> Progress<Reply> {
     let address = match *bytes {
-        [] | [VERSION] | [VERSION, 0] | [VERSION, 0, _] => return Answer::Incomplete,
+        [] | [VERSION] | [VERSION, 0] | [VERSION, 0, _] => return Progress::Incomplete,
         [VERSION, 0, _, IPV4, ..] => 4,
         [VERSION, 0, _, IPV6, ..] => 16,
-        [VERSION, 0, _, NAME] => return Answer::Incomplete,
+        [VERSION, 0, _, NAME] => return Progress::Incomplete,
         [VERSION, 0, _, NAME, length, ..] => 1 + usize::from(length),
         [VERSION, 0, _, other, ..] => {
-            return Answer::Wrong(format!(
+            return Progress::Wrong(format!(
                 "its answer has an address of type {other}, which is not known"
             ));
         }
@@ -148,7 +148,7 @@ pub fn read_reply(bytes: &[u8]) -> Answer<Reply> {
     // The address is that which the proxy connects from: nothing that we need.
     let length = 4 + address + 2;
     if bytes.len() < length {
-        Answer::Incomplete
+        Progress::Incomplete
     } else {
         complete(Reply::Connected, length)
     }
@@ -172,12 +172,12 @@ pub fn reason(code: u8) -> &'static str {
 /// The number by which a proxy says that the upstream has refused the connection.
 pub(crate) const UPSTREAM_REFUSED: u8 = 5;
 
-fn complete<T>(says: T, length: usize) -> Answer<T> {
-    Answer::Complete { says, length }
+fn complete<T>(says: T, length: usize) -> Progress<T> {
+    Progress::Complete { says, length }
 }
 
-fn not_socks<T>(first: u8) -> Answer<T> {
-    Answer::Wrong(format!(
+fn not_socks<T>(first: u8) -> Progress<T> {
+    Progress::Wrong(format!(
         "its answer is no SOCKS5: it begins with {first:#04x}"
     ))
 }
@@ -186,9 +186,9 @@ fn not_socks<T>(first: u8) -> Answer<T> {
 mod tests {
     use super::*;
 
-    fn wrong<T: std::fmt::Debug>(answer: Answer<T>) -> String {
+    fn wrong<T: std::fmt::Debug>(answer: Progress<T>) -> String {
         match answer {
-            Answer::Wrong(why) => why,
+            Progress::Wrong(why) => why,
             other => panic!("{other:?}"),
         }
     }
@@ -230,8 +230,8 @@ mod tests {
 
     #[test]
     fn a_method_is_read_and_not_a_byte_behind_it() {
-        assert_eq!(read_method(b""), Answer::Incomplete);
-        assert_eq!(read_method(b"\x05"), Answer::Incomplete);
+        assert_eq!(read_method(b""), Progress::Incomplete);
+        assert_eq!(read_method(b"\x05"), Progress::Incomplete);
         for (byte, method) in [
             (0, Method::None),
             (2, Method::Password),
@@ -247,7 +247,7 @@ mod tests {
 
     #[test]
     fn an_acceptance_is_its_status() {
-        assert_eq!(read_acceptance(&[1]), Answer::Incomplete);
+        assert_eq!(read_acceptance(&[1]), Progress::Incomplete);
         assert_eq!(read_acceptance(&[1, 0]), complete(true, 2));
         assert_eq!(read_acceptance(&[5, 0, 7]), complete(true, 2));
         assert_eq!(read_acceptance(&[1, 1]), complete(false, 2));
@@ -264,7 +264,7 @@ mod tests {
             let reply = [&[5, 0, 0][..], address, &[9, 9]].concat();
             assert!(reply.len() <= LONGEST);
             for end in 0..reply.len() {
-                assert_eq!(read_reply(&reply[..end]), Answer::Incomplete);
+                assert_eq!(read_reply(&reply[..end]), Progress::Incomplete);
             }
             let length = reply.len();
             assert_eq!(read_reply(&reply), complete(Reply::Connected, length));

@@ -10,13 +10,14 @@ use nix::errno::Errno;
 
 use crate::config::service::Service;
 use crate::log::{Ended, Journal};
-use crate::protocol::proxy::{self, Announced, Progress};
+use crate::protocol::proxy::{self, Announced};
 use crate::source::{Client, NoHeader, read_header};
 use crate::sys::errand;
 use crate::sys::user::{self, Capabilities};
 use crate::sys::vigil::{Cut, Vigil};
 use crate::terms::error::{Error, Status, describe};
 use crate::terms::escape::brief;
+use crate::terms::progress::Progress;
 
 /// Reads the header in this process, which has no rights any more.
 pub(super) fn read(
@@ -73,7 +74,7 @@ fn decode(said: &[u8]) -> Result<Announced, NoHeader> {
     let failed = |errno| NoHeader::Cut(Cut::System(errno));
     Err(match said {
         [b'H', header @ ..] => match proxy::read(header) {
-            Progress::Complete { announced, .. } => return Ok(announced),
+            Progress::Complete { says, .. } => return Ok(says),
             Progress::Incomplete | Progress::Wrong(_) => failed(Errno::EPROTO),
         },
         b"N" => NoHeader::Nothing,

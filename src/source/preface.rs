@@ -1,24 +1,14 @@
-//! What comes in front of a client's data: a proxy's header, read to its last byte and not one further,
-//! so that whoever is given the socket next finds the client's stream whole.
-//!
-//! What has arrived is looked at first (`MSG_PEEK`), and only what is the header's is taken: all of it as
-//! long as the header is incomplete, so that nothing that was seen already wakes us again. A proxy that
-//! sends its header in one piece, as it should, costs two calls.
+//! What comes in front of a client's data: a proxy's header, and not a byte behind it.
 
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::BorrowedFd;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
-use nix::poll::{PollFd, PollFlags};
 
-use crate::protocol::proxy::{self, Announced, Progress};
-use crate::sys::peeking::{peek, take};
+use crate::protocol::proxy::{self, Announced};
+use crate::sys::peeking::{Unread, read_ahead};
 use crate::sys::vigil::{Cut, Vigil};
 use crate::terms::reason::Reason;
-
-/// Headers with all the additions that are in use have no more bytes than this; a page more of the stack
-/// would cost each session.
-const USUAL: usize = 536;
 
 /// Why nobody was announced.
 #[derive(Debug)]
@@ -48,55 +38,20 @@ pub(crate) fn read_header(
     timeout: Duration,
 ) -> Result<Announced, NoHeader> {
     let session = Vigil::until(ends_at);
-    let mut vigil = session.within(Instant::now() + timeout);
-    let mut header = vec![0; USUAL];
-    let mut taken = 0;
-    loop {
-        if taken == header.len() {
-            header.resize(proxy::LONGEST, 0);
+    let vigil = session.within(Instant::now() + timeout);
+    read_ahead(socket, vigil, proxy::LONGEST, proxy::read).map_err(|unread| match unread {
+        Unread::Ended(0) => NoHeader::Nothing,
+        Unread::Ended(count) => {
+            NoHeader::Wrong(format!("the connection ended after {count} bytes of it"))
         }
-        // There is always room for more: a header that has come as far as it may is complete, or none.
-        let arrived = match peek(socket, &mut header[taken..]) {
-            Ok(0) if taken == 0 => return Err(NoHeader::Nothing),
-            Ok(0) => {
-                let why = format!("the connection ended after {taken} bytes of it");
-                return Err(NoHeader::Wrong(why));
-            }
-            Ok(count) => taken + count,
-            Err(Errno::EINTR) => continue,
-            Err(Errno::EAGAIN) => {
-                let set = [PollFd::new(socket.as_fd(), PollFlags::POLLIN)];
-                match vigil.wait(&set, None) {
-                    Ok(_) => continue,
-                    Err(Cut::TimeOver) if !session.is_over() => {
-                        let why = came_within(taken, timeout);
-                        return Err(NoHeader::Wrong(why));
-                    }
-                    Err(cut) => return Err(NoHeader::Cut(cut)),
-                }
-            }
-            Err(Errno::ECONNRESET) => return Err(NoHeader::Cut(Cut::ClientGone)),
-            Err(errno) => return Err(NoHeader::Cut(Cut::System(errno))),
-        };
-        let (end, announced) = match proxy::read(&header[..arrived]) {
-            Progress::Incomplete => (arrived, None),
-            Progress::Complete { announced, length } => (length, Some(announced)),
-            Progress::Wrong(why) => return Err(NoHeader::Wrong(why)),
-        };
-        take(socket, &mut header[taken..end]).map_err(|errno| NoHeader::Cut(Cut::System(errno)))?;
-        taken = end;
-        if let Some(announced) = announced {
-            return Ok(announced);
+        Unread::Wrong(why) => NoHeader::Wrong(why),
+        Unread::Cut(Cut::TimeOver, count) if !session.is_over() => {
+            NoHeader::Wrong(came_within(count, timeout))
         }
-        // Who keeps sending single bytes is not waited for, but has no more time than anybody.
-        if vigil.is_over() {
-            return Err(if session.is_over() {
-                NoHeader::Cut(Cut::TimeOver)
-            } else {
-                NoHeader::Wrong(came_within(taken, timeout))
-            });
-        }
-    }
+        Unread::Cut(cut, _) => NoHeader::Cut(cut),
+        Unread::Failed(Errno::ECONNRESET) => NoHeader::Cut(Cut::ClientGone),
+        Unread::Failed(errno) => NoHeader::Cut(Cut::System(errno)),
+    })
 }
 
 fn came_within(count: usize, timeout: Duration) -> String {

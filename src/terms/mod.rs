@@ -9,5 +9,6 @@ pub(crate) mod escape;
 pub(crate) mod facts;
 pub(crate) mod fields;
 pub(crate) mod place;
+pub(crate) mod progress;
 pub(crate) mod reason;
 pub(crate) mod value;

@@ -7,13 +7,10 @@ use nix::poll::{PollFd, PollFlags};
 use nix::sys::socket::{MsgFlags, send};
 
 use super::Failed;
-use crate::protocol::Answer;
-use crate::sys::peeking::{peek, take};
-use crate::sys::vigil::{Cut, Vigil};
+use crate::sys::peeking::{Unread, read_ahead};
+use crate::sys::vigil::Vigil;
+use crate::terms::progress::Progress;
 use crate::terms::reason::Reason;
-
-/// Answers have no more bytes than this, as a rule.
-const USUAL: usize = 512;
 
 /// Whether what is sent is all there is for now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -58,47 +55,19 @@ pub(super) fn send_all(
 /// upstream's own bytes whole. `read` knows the answer; it knows it within `longest` bytes.
 pub(super) fn read_answer<T>(
     socket: &OwnedFd,
-    mut vigil: Vigil,
+    vigil: Vigil,
     longest: usize,
-    read: impl Fn(&[u8]) -> Answer<T>,
+    read: impl Fn(&[u8]) -> Progress<T>,
 ) -> Result<T, Failed> {
-    let mut answer = vec![0; USUAL.min(longest)];
-    let mut taken = 0;
-    loop {
-        if taken == answer.len() {
-            answer.resize(longest, 0);
+    read_ahead(socket.as_fd(), vigil, longest, read).map_err(|unread| match unread {
+        Unread::Ended(count) => {
+            let why = format!("it ended the connection after {count} bytes of its answer");
+            Failed::new(Reason::ConnectFailed, why)
         }
-        let arrived = match peek(socket.as_fd(), &mut answer[taken..]) {
-            Ok(0) => {
-                let why = format!("it ended the connection after {taken} bytes of its answer");
-                return Err(Failed::new(Reason::ConnectFailed, why));
-            }
-            Ok(count) => taken + count,
-            Err(Errno::EINTR) => continue,
-            Err(Errno::EAGAIN) => {
-                let set = [PollFd::new(socket.as_fd(), PollFlags::POLLIN)];
-                vigil.wait(&set, None)?;
-                continue;
-            }
-            Err(errno) => return Err(Failed::at("read its answer", errno)),
-        };
-        // As long as it is incomplete all of it is taken, so that nothing that was seen wakes us again.
-        let (end, says) = match read(&answer[..arrived]) {
-            Answer::Incomplete => (arrived, None),
-            Answer::Complete { says, length } => (length, Some(says)),
-            Answer::Wrong(why) => return Err(Failed::new(Reason::ConnectFailed, why)),
-        };
-        take(socket.as_fd(), &mut answer[taken..end])
-            .map_err(|errno| Failed::at("read its answer", errno))?;
-        taken = end;
-        if let Some(says) = says {
-            return Ok(says);
-        }
-        // Who keeps sending single bytes is not waited for, but has no more time than anybody.
-        if vigil.is_over() {
-            return Err(Failed::from(Cut::TimeOver));
-        }
-    }
+        Unread::Wrong(why) => Failed::new(Reason::ConnectFailed, why),
+        Unread::Cut(cut, _) => Failed::from(cut),
+        Unread::Failed(errno) => Failed::at("read its answer", errno),
+    })
 }
 
 #[cfg(test)]
