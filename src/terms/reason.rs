@@ -166,30 +166,7 @@ impl Reason {
     /// Whether the client was turned away, or got nothing of what it came for: worth a line even
     /// where ordinary sessions are not.
     pub(crate) fn is_refusal(self) -> bool {
-        match self {
-            Reason::ClientClosed
-            | Reason::ServerClosed
-            | Reason::ClientReset
-            | Reason::ServerReset
-            | Reason::IdleTimeout
-            | Reason::HalfCloseTimeout
-            | Reason::MaxDuration
-            | Reason::ProtocolError
-            | Reason::Terminated
-            | Reason::HandlerExited => false,
-            Reason::ConnectTimeout
-            | Reason::ConnectRefused
-            | Reason::ConnectFailed
-            | Reason::NameNotFound
-            | Reason::DeniedByRule
-            | Reason::DeniedByProgram
-            | Reason::TooManySessions
-            | Reason::TooManyFromClient
-            | Reason::TooFastFromClient
-            | Reason::BadProxyHeader
-            | Reason::HandlerFailed
-            | Reason::InternalError => true,
-        }
+        self.is_the_gates() || self.status() != Status::Done
     }
 }
 
